@@ -1,0 +1,3 @@
+//! Plain types shared by the crates of drogher.
+
+pub mod mutant;
