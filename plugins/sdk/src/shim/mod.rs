@@ -1,0 +1,144 @@
+//! The C functions that stand between the host and a [`Device`].
+//!
+//! Invariant of this module: the pointer that `create` gives out is a `Box<Slot<D>>` in raw form,
+//! and the host calls with it, one call at a time, until `destroy` (both promised by the
+//! interface). No unwinding leaves these functions: each body runs inside [`guard`].
+#![expect(unsafe_code, reason = "C functions with raw pointers from the host")]
+
+mod core_ops;
+mod migration;
+mod params;
+mod slot;
+
+use crate::Device;
+use core::ffi::{c_char, c_void};
+use core::marker::PhantomData;
+use drogher_plugin_abi as abi;
+use slot::Slot;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+/// The tables of a device: constants, so that references to them live for ever.
+pub(crate) struct Tables<D>(PhantomData<D>);
+
+impl<D: Device> Tables<D> {
+    pub(crate) const DEVICE: &'static abi::DeviceOps = &core_ops::ops::<D>();
+    const MIGRATION: &'static abi::Migration = &migration::table::<D>();
+    const NDMA: &'static abi::Ndma = &migration::ndma::<D>();
+    const PARAMS: &'static abi::Params = &params::table::<D>();
+}
+
+pub(crate) unsafe extern "C" fn get_extension<D: Device>(
+    _dev: *mut c_void,
+    id: *const c_char,
+    id_len: u64,
+) -> *const c_void {
+    // SAFETY: the host gives `id_len` readable bytes.
+    let Some(id) = (unsafe { bytes(id.cast(), id_len) }) else {
+        return core::ptr::null();
+    };
+    if id == abi::DROGHER_EXT_MIGRATION.to_bytes() && D::MIGRATION.is_some() {
+        core::ptr::from_ref(Tables::<D>::MIGRATION).cast()
+    } else if id == abi::DROGHER_EXT_NDMA.to_bytes() && D::NDMA {
+        core::ptr::from_ref(Tables::<D>::NDMA).cast()
+    } else if id == abi::DROGHER_EXT_PARAMS.to_bytes() {
+        core::ptr::from_ref(Tables::<D>::PARAMS).cast()
+    } else {
+        core::ptr::null()
+    }
+}
+
+/// Runs `f`; a panic becomes its text.
+pub(crate) fn guard<T>(f: impl FnOnce() -> T) -> Result<T, String> {
+    catch_unwind(AssertUnwindSafe(f)).map_err(|payload| {
+        if let Some(text) = payload.downcast_ref::<&str>() {
+            (*text).to_owned()
+        } else if let Some(text) = payload.downcast_ref::<String>() {
+            text.clone()
+        } else {
+            // Its drop could panic in turn, outside any guard.
+            std::mem::forget(payload);
+            "(no text)".to_owned()
+        }
+    })
+}
+
+/// Runs one call into the device, unless an earlier panic broke it.
+///
+/// # Safety
+/// `dev` comes from `create`, was not destroyed, and no other call with it runs.
+unsafe fn call<D: Device>(
+    dev: *mut c_void,
+    f: impl FnOnce(&mut Slot<D>) -> Result<i32, crate::Failure>,
+) -> i32 {
+    // SAFETY: promised by the caller.
+    let Some(slot) = (unsafe { dev.cast::<Slot<D>>().as_mut() }) else {
+        return abi::DROGHER_ERR_INVAL;
+    };
+    slot.run(f)
+}
+
+/// Bytes from the host; `None` if they cannot be.
+///
+/// # Safety
+/// `ptr` is readable for `len` bytes, during `'a`.
+unsafe fn bytes<'a>(ptr: *const c_void, len: u64) -> Option<&'a [u8]> {
+    let len = usize::try_from(len)
+        .ok()
+        .filter(|&len| isize::try_from(len).is_ok())?;
+    if len == 0 {
+        return Some(&[]);
+    }
+    if ptr.is_null() {
+        return None;
+    }
+    // SAFETY: not NULL, at most isize::MAX, and the caller's promise.
+    Some(unsafe { core::slice::from_raw_parts(ptr.cast(), len) })
+}
+
+/// A buffer of the host's; `None` if it cannot be.
+///
+/// # Safety
+/// `ptr` is initialised and writable for `len` bytes, by nobody else, during `'a`.
+unsafe fn bytes_mut<'a>(ptr: *mut c_void, len: u64) -> Option<&'a mut [u8]> {
+    let len = usize::try_from(len)
+        .ok()
+        .filter(|&len| isize::try_from(len).is_ok())?;
+    if len == 0 {
+        return Some(&mut []);
+    }
+    if ptr.is_null() {
+        return None;
+    }
+    // SAFETY: not NULL, at most isize::MAX, and the caller's promise.
+    Some(unsafe { core::slice::from_raw_parts_mut(ptr.cast(), len) })
+}
+
+/// Text from the host.
+///
+/// # Safety
+/// As [`bytes`].
+unsafe fn text<'a>(ptr: *const c_char, len: u64) -> Option<&'a str> {
+    // SAFETY: the caller's promise.
+    core::str::from_utf8(unsafe { bytes(ptr.cast(), len) }?).ok()
+}
+
+/// Copies `value` to a struct of the host's, whose first field says how large it is there; that
+/// field stays.
+///
+/// # Safety
+/// `T` begins with a `u32` size; `out` is NULL or writable for as many bytes as its size field says.
+unsafe fn fill<T>(out: *mut T, value: &T) -> bool {
+    if out.is_null() {
+        return false;
+    }
+    // SAFETY: the size field is there in every version.
+    let there = unsafe { out.cast::<u32>().read() } as usize;
+    let head = size_of::<u32>();
+    let len = there.min(size_of::<T>()).saturating_sub(head);
+    // SAFETY: both are `len` bytes long behind their first field, and do not overlap.
+    unsafe {
+        let from = core::ptr::from_ref(value).cast::<u8>().add(head);
+        core::ptr::copy_nonoverlapping(from, out.cast::<u8>().add(head), len);
+    }
+    true
+}
