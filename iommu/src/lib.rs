@@ -1,1 +1,46 @@
-//! Placeholder until this crate's first commit.
+//! The VMM's IOMMU: a second stage keyed by GPA whose leaves carry D bits, and the DMA that
+//! passes through it.
+//!
+//! A [`Domain`] is one address space. Devices get a [`Requester`] from [`Domain::attach`] and do
+//! all their DMA through it; each write sets the D bit of the pages it lands on while tracking is
+//! on. [`Domain::read_and_clear_dirty`] takes the D bits, and returns only once every access that
+//! might still have used an old translation has finished its copy: after it, and only after it,
+//! the pages may be read.
+//!
+//! No KVM, no I/O, no threads of its own, no unsafe: guest memory is behind the [`Memory`] trait.
+#![forbid(unsafe_code)]
+
+mod access;
+mod arena;
+mod dirty;
+mod domain;
+mod drain;
+mod error;
+mod fault;
+mod heap;
+mod iotlb;
+mod log;
+mod memory;
+mod range;
+mod requester;
+mod slot;
+pub mod spec;
+mod stage1;
+mod sync;
+mod table;
+mod walk;
+
+pub use access::DmaError;
+pub use domain::{Domain, DomainConfig, DomainStats, HarvestStats};
+pub use drain::DrainError;
+pub use error::DomainError;
+pub use fault::{Access, Fault, FaultReason, FaultSummary};
+pub use heap::HeapMemory;
+pub use memory::{Memory, MemoryError};
+pub use range::RangeError;
+pub use requester::{Requester, RequesterStats};
+pub use spec::Perm;
+pub use stage1::{Bypass, Stage1, Stage1Page};
+
+pub use drogher_iommu_types as types;
+pub use drogher_iommu_types::{DirtyBitmap, Gpa, Iova, Oa, PAGE_SIZE, PageCount, Rid};
