@@ -1,0 +1,158 @@
+//! The device as the host sees it: every call in, and nothing else. Calls never overlap.
+
+use std::sync::Arc;
+
+use drogher_plugin_sdk::{
+    Device, DeviceInfo, Doorbell, Failure, Host, ParamSpec, Params, PrecopyInfo, Read, Region,
+    State, StateFormat,
+};
+
+use crate::bus::Bus;
+use crate::migrate::{self, Session};
+use crate::ops::lock;
+use crate::regs::{self, CONTROL_RESET, DOORBELL, REGION_BYTES, Registers, Write};
+use crate::worker::{Shared, Worker};
+use crate::{format, params};
+
+/// PCI vendor id.
+pub const VENDOR_ID: u16 = 0xD70E;
+/// PCI device id.
+pub const DEVICE_ID: u16 = 0x0001;
+/// PCI class: system peripheral, DMA controller.
+pub const CLASS_CODE: u32 = 0x08_01_00;
+/// The only region.
+const REGION: u32 = 0;
+
+/// One instance.
+#[derive(Debug)]
+pub struct Ndma {
+    shared: Arc<Shared>,
+    session: Session,
+    state: State,
+    /// Ends with the instance.
+    _worker: Worker,
+}
+
+impl Ndma {
+    /// A device after power-on, on any bus.
+    ///
+    /// # Errors
+    /// A parameter with a bad value; no thread to be had.
+    pub fn new(bus: impl Bus, params: &Params) -> Result<Self, Failure> {
+        let shared = Arc::new(Shared::new(params::scratch_pages(params)?));
+        let worker = Worker::start(Arc::clone(&shared), bus)
+            .map_err(|error| Failure::io(format!("Cannot start the ring worker: {error}")))?;
+        Ok(Self { shared, session: Session::None, state: State::Stop, _worker: worker })
+    }
+
+    /// Applies a write of the driver. What must be silent afterwards waits for the worker.
+    fn write(&mut self, write: Write) -> Result<(), Failure> {
+        if !Registers::needs_idle(write) {
+            self.shared.with(|inner| inner.regs.apply(write));
+            return Ok(());
+        }
+        let idle = self.shared.while_idle(|inner| inner.regs.apply(write));
+        idle.map_err(migrate::not_parked)?;
+        if matches!(write, Write::Control(value) if value & CONTROL_RESET != 0) {
+            lock(&self.shared.scratch).wipe();
+        }
+        Ok(())
+    }
+}
+
+impl Device for Ndma {
+    const MIGRATION: Option<StateFormat> = Some(StateFormat {
+        version: format::VERSION,
+        min_reader: format::VERSION,
+        oldest_read: format::VERSION,
+        p2p: true,
+        pre_copy: true,
+    });
+    const NDMA: bool = true;
+    const PARAMS: &'static [ParamSpec] = params::SPECS;
+
+    fn create(host: Host, params: &Params) -> Result<Self, Failure> {
+        Self::new(host, params)
+    }
+
+    fn info(&self) -> DeviceInfo {
+        let mut info = DeviceInfo::new(VENDOR_ID, DEVICE_ID, CLASS_CODE);
+        info.revision = 1;
+        info.regions = vec![Region::memory(REGION, REGION_BYTES)];
+        info.vectors = 2;
+        info.doorbells = vec![Doorbell { region: REGION, offset: DOORBELL, width: 4 }];
+        info
+    }
+
+    fn reset(&mut self) -> Result<(), Failure> {
+        let idle = self.shared.while_idle(|inner| {
+            inner.regs = Registers::default();
+            inner.running = false;
+            inner.ndma = false;
+        });
+        idle.map_err(migrate::not_parked)?;
+        lock(&self.shared.scratch).wipe();
+        self.session = Session::None;
+        self.state = State::Stop;
+        Ok(())
+    }
+
+    fn region_read(&mut self, region: u32, offset: u64, data: &mut [u8]) -> Result<(), Failure> {
+        if region != REGION {
+            return Err(Failure::invalid(format!("No region {region}")));
+        }
+        let scratch = lock(&self.shared.scratch).size();
+        self.shared.peek(|inner| inner.regs.read(offset, data, inner.is_busy(), scratch));
+        Ok(())
+    }
+
+    fn region_write(&mut self, region: u32, offset: u64, data: &[u8]) -> Result<(), Failure> {
+        if region != REGION {
+            return Err(Failure::invalid(format!("No region {region}")));
+        }
+        regs::decode_write(offset, data).map_or(Ok(()), |write| self.write(write))
+    }
+
+    fn doorbell(&mut self, index: u32) -> Result<(), Failure> {
+        if index != 0 {
+            return Err(Failure::invalid(format!("No doorbell {index}")));
+        }
+        self.write(Write::Doorbell)
+    }
+
+    fn set_state(&mut self, from: State, to: State) -> Result<(), Failure> {
+        migrate::set_state(&self.shared, &mut self.session, from, to)?;
+        self.state = to;
+        Ok(())
+    }
+
+    fn precopy_info(&mut self) -> Result<PrecopyInfo, Failure> {
+        migrate::precopy_info(&self.shared, &mut self.session)
+    }
+
+    fn stop_copy_size(&mut self) -> Result<u64, Failure> {
+        Ok(migrate::stop_copy_size(&self.shared, &self.session))
+    }
+
+    fn read_state(&mut self, data: &mut [u8]) -> Result<Read, Failure> {
+        let stopped = self.state == State::StopCopy;
+        migrate::read(&self.shared, &mut self.session, stopped, data)
+    }
+
+    fn write_state(&mut self, data: &[u8]) -> Result<(), Failure> {
+        migrate::write(&mut self.session, data)
+    }
+
+    fn enter_ndma(&mut self) -> Result<(), Failure> {
+        self.shared.while_idle(|inner| inner.ndma = true).map_err(migrate::not_parked)
+    }
+
+    fn leave_ndma(&mut self) -> Result<(), Failure> {
+        self.shared.with(|inner| inner.ndma = false);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+#[path = "device_test.rs"]
+mod tests;
