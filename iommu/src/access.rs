@@ -29,8 +29,7 @@ impl Requester {
     pub fn read(&self, iova: Iova, data: &mut [u8]) -> Result<(), DmaError> {
         let len = data.len();
         self.transfer(iova, len, Access::Read, |memory, oa, from, to| {
-            data.get_mut(from..to)
-                .map_or(Ok(()), |part| memory.read(oa, part))
+            data.get_mut(from..to).map_or(Ok(()), |part| memory.read(oa, part))
         })
     }
 
@@ -40,8 +39,7 @@ impl Requester {
     /// The fault and the bytes written before it.
     pub fn write(&self, iova: Iova, data: &[u8]) -> Result<(), DmaError> {
         self.transfer(iova, data.len(), Access::Write, |memory, oa, from, to| {
-            data.get(from..to)
-                .map_or(Ok(()), |part| memory.write(oa, part))
+            data.get(from..to).map_or(Ok(()), |part| memory.write(oa, part))
         })
     }
 
@@ -81,9 +79,7 @@ impl Requester {
     /// # Errors
     /// The fault, misalignment included; then nothing was changed.
     pub fn compare_swap_u32(&self, iova: Iova, expected: u32, new: u32) -> Result<u32, DmaError> {
-        self.atomic(iova, 4, |memory, oa| {
-            memory.compare_swap_u32(oa, expected, new)
-        })
+        self.atomic(iova, 4, |memory, oa| memory.compare_swap_u32(oa, expected, new))
     }
 
     /// Stores `new` in the 8 bytes at `iova` if they are `expected`; returns the value before.
@@ -92,9 +88,7 @@ impl Requester {
     /// # Errors
     /// The fault, misalignment included; then nothing was changed.
     pub fn compare_swap_u64(&self, iova: Iova, expected: u64, new: u64) -> Result<u64, DmaError> {
-        self.atomic(iova, 8, |memory, oa| {
-            memory.compare_swap_u64(oa, expected, new)
-        })
+        self.atomic(iova, 8, |memory, oa| memory.compare_swap_u64(oa, expected, new))
     }
 
     /// Cuts an access into pieces, each under a guard of its own, and calls
@@ -216,12 +210,7 @@ impl Requester {
     /// Records a fault; the guard is released by now.
     #[cold]
     fn fault(&self, iova: Iova, done: u64, access: Access, reason: FaultReason) -> DmaError {
-        let fault = Fault {
-            rid: self.rid(),
-            iova: Iova(iova.0 + done),
-            access,
-            reason,
-        };
+        let fault = Fault { rid: self.rid(), iova: Iova(iova.0 + done), access, reason };
         self.0.count_fault();
         self.0.space().faults().record(fault);
         DmaError { done, fault }

@@ -50,9 +50,7 @@ impl Table {
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.entries
-            .iter()
-            .all(|entry| entry.load(Ordering::Relaxed) == 0)
+        self.entries.iter().all(|entry| entry.load(Ordering::Relaxed) == 0)
     }
 
     fn clear_hints(&self) {
@@ -98,10 +96,7 @@ impl Arena {
     pub(crate) fn new(limit: u32) -> Self {
         let limit_size = usize::try_from(limit).unwrap_or(usize::MAX);
         let chunks = limit_size.div_ceil(TABLES_PER_CHUNK);
-        Self {
-            chunks: (0..chunks).map(|_| OnceLock::new()).collect(),
-            limit,
-        }
+        Self { chunks: (0..chunks).map(|_| OnceLock::new()).collect(), limit }
     }
 
     pub(crate) fn limit(&self) -> u32 {
@@ -111,10 +106,7 @@ impl Arena {
     #[inline]
     pub(crate) fn get(&self, table: u32) -> Option<&Table> {
         let table = usize::try_from(table).ok()?;
-        self.chunks
-            .get(table / TABLES_PER_CHUNK)?
-            .get()?
-            .get(table % TABLES_PER_CHUNK)
+        self.chunks.get(table / TABLES_PER_CHUNK)?.get()?.get(table % TABLES_PER_CHUNK)
     }
 
     /// An empty table and its number; `None` if the limit is reached.

@@ -87,9 +87,7 @@ fn take_leaves(table: &Table, base: u64, part: &Range<u64>, each: &mut impl FnMu
         let mut dirty = 0;
         for bit in bits(take(hints, wanted)) {
             // An AND, not a store: the leaf cannot be unmapped here, but a write may set D.
-            let leaf = table
-                .entry(word * GROUP + bit)
-                .fetch_and(!spec::DIRTY, Ordering::SeqCst);
+            let leaf = table.entry(word * GROUP + bit).fetch_and(!spec::DIRTY, Ordering::SeqCst);
             if leaf & spec::DIRTY != 0 {
                 dirty |= 1 << bit;
             }

@@ -156,18 +156,12 @@ impl Domain {
             return Err(DomainError::OutputMisaligned { oa });
         }
         let (len, size) = (gpa.end.0 - gpa.start.0, space.memory.len());
-        if oa
-            .checked_add(len)
-            .is_none_or(|end| end.0 > size.min(spec::OUTPUT_END))
-        {
+        if oa.checked_add(len).is_none_or(|end| end.0 > size.min(spec::OUTPUT_END)) {
             return Err(DomainError::OutputBeyondMemory { oa, len, size });
         }
         let mut upkeep = lock(&space.upkeep);
         if let Some((gpa, leaf)) = space.table.first_mapped(&gpa) {
-            return Err(DomainError::Overlap {
-                gpa,
-                oa: spec::output(leaf),
-            });
+            return Err(DomainError::Overlap { gpa, oa: spec::output(leaf) });
         }
         let upkeep = &mut *upkeep;
         match space.table.map(&mut upkeep.allocation, &gpa, oa, perm) {
@@ -179,10 +173,7 @@ impl Domain {
                 // DMA may have used the first part already, so it goes the way of any unmap.
                 upkeep.unmap(space, &(gpa.start..failed));
                 space.settle(upkeep)?;
-                Err(DomainError::TableLimit {
-                    gpa: failed,
-                    limit: space.table.limit(),
-                })
+                Err(DomainError::TableLimit { gpa: failed, limit: space.table.limit() })
             }
         }
     }
@@ -220,11 +211,7 @@ impl Domain {
     pub fn attach_with(&self, rid: Rid, stage1: Arc<dyn Stage1>) -> Result<Requester, DomainError> {
         let mut requesters = lock(&self.0.requesters);
         requesters.retain(|requester| requester.strong_count() > 0);
-        if requesters
-            .iter()
-            .filter_map(Weak::upgrade)
-            .any(|other| other.rid() == rid)
-        {
+        if requesters.iter().filter_map(Weak::upgrade).any(|other| other.rid() == rid) {
             return Err(DomainError::Attached { rid });
         }
         let requester = Requester::new(rid, self.0.clone(), stage1);
@@ -235,11 +222,7 @@ impl Domain {
     /// The ids of the devices attached.
     #[must_use]
     pub fn attached(&self) -> Vec<Rid> {
-        self.0
-            .live_requesters()
-            .iter()
-            .map(|requester| requester.rid())
-            .collect()
+        self.0.live_requesters().iter().map(|requester| requester.rid()).collect()
     }
 
     /// Begins to record which pages DMA writes to. From the return on each write is recorded;
@@ -253,9 +236,7 @@ impl Domain {
         if Space::tracks(space.state()) {
             return Err(DomainError::AlreadyTracking);
         }
-        space
-            .table
-            .take_dirty(&(Gpa(0)..Gpa(space.end_of_width())), |_, _| {});
+        space.table.take_dirty(&(Gpa(0)..Gpa(space.end_of_width())), |_, _| {});
         upkeep.log.clear();
         space.advance(Some(true));
         if let Err(error) = space.drain(&mut upkeep) {
@@ -327,9 +308,7 @@ impl Domain {
             report(first, bits);
         });
         let mut unmapped = PageCount(0);
-        upkeep
-            .log
-            .take(&range, |first, bits| unmapped += report(first, bits));
+        upkeep.log.take(&range, |first, bits| unmapped += report(first, bits));
         stats.unmapped = unmapped;
         if let Some(error) = refused {
             upkeep.log.append(put_back);
@@ -384,12 +363,8 @@ impl Domain {
         let _upkeep = lock(&self.0.upkeep);
         let table = self.0.table.table_at(gpa.0, 1)?;
         let leaf = table.entry(spec::index(gpa.0, 1)).load(Ordering::Relaxed);
-        spec::is_present(leaf).then(|| {
-            (
-                Oa(spec::output(leaf).0 + gpa.page_offset()),
-                spec::perm(leaf),
-            )
-        })
+        spec::is_present(leaf)
+            .then(|| (Oa(spec::output(leaf).0 + gpa.page_offset()), spec::perm(leaf)))
     }
 
     /// The faults of all requesters.
@@ -440,9 +415,7 @@ fn check_covered(range: &Range<Gpa>, bitmap: &DirtyBitmap) -> Result<(), DomainE
 
 impl std::fmt::Debug for Domain {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Domain")
-            .field("config", &self.0.config)
-            .finish_non_exhaustive()
+        f.debug_struct("Domain").field("config", &self.0.config).finish_non_exhaustive()
     }
 }
 
@@ -492,10 +465,7 @@ impl Space {
     }
 
     fn live_requesters(&self) -> Vec<Arc<Shared>> {
-        lock(&self.requesters)
-            .iter()
-            .filter_map(Weak::upgrade)
-            .collect()
+        lock(&self.requesters).iter().filter_map(Weak::upgrade).collect()
     }
 
     /// The next generation; every cached translation is stale from here on. Under the lock.

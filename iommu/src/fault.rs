@@ -115,13 +115,7 @@ struct State {
 
 impl FaultLog {
     pub(crate) fn new(capacity: usize) -> Self {
-        Self {
-            capacity,
-            state: Mutex::new(State {
-                last: VecDeque::new(),
-                total: 0,
-            }),
-        }
+        Self { capacity, state: Mutex::new(State { last: VecDeque::new(), total: 0 }) }
     }
 
     pub(crate) fn record(&self, fault: Fault) {
@@ -138,9 +132,6 @@ impl FaultLog {
 
     pub(crate) fn summary(&self) -> FaultSummary {
         let state = lock(&self.state);
-        FaultSummary {
-            last: state.last.iter().copied().collect(),
-            total: state.total,
-        }
+        FaultSummary { last: state.last.iter().copied().collect(), total: state.total }
     }
 }

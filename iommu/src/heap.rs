@@ -24,15 +24,8 @@ impl HeapMemory {
 
     /// The words that an access of `len` bytes touches, the first perhaps not from its start.
     fn words(&self, oa: Oa, len: u64) -> Result<&[AtomicU64], MemoryError> {
-        let out_of_bounds = MemoryError::OutOfBounds {
-            oa,
-            len,
-            size: self.len,
-        };
-        let end =
-            oa.0.checked_add(len)
-                .filter(|end| *end <= self.len)
-                .ok_or(out_of_bounds)?;
+        let out_of_bounds = MemoryError::OutOfBounds { oa, len, size: self.len };
+        let end = oa.0.checked_add(len).filter(|end| *end <= self.len).ok_or(out_of_bounds)?;
         let first = usize::try_from(oa.0 / WORD).map_err(|_| out_of_bounds)?;
         let last = usize::try_from(end.div_ceil(WORD)).map_err(|_| out_of_bounds)?;
         self.words.get(first..last.max(first)).ok_or(out_of_bounds)
@@ -44,11 +37,7 @@ impl HeapMemory {
             return Err(MemoryError::Misaligned { oa, size });
         }
         let word = self.words(oa, size)?.first();
-        let word = word.ok_or(MemoryError::OutOfBounds {
-            oa,
-            len: size,
-            size: self.len,
-        })?;
+        let word = word.ok_or(MemoryError::OutOfBounds { oa, len: size, size: self.len })?;
         Ok((word, oa.0 % WORD * 8))
     }
 
@@ -92,11 +81,7 @@ fn update(word: &AtomicU64, change: impl Fn(u64) -> u64) -> u64 {
 fn head(oa: Oa, len: usize) -> (usize, usize) {
     // Below 8.
     let at = (oa.0 % WORD) as usize;
-    if at == 0 {
-        (0, 0)
-    } else {
-        (at, len.min(8 - at))
-    }
+    if at == 0 { (0, 0) } else { (at, len.min(8 - at)) }
 }
 
 impl Memory for HeapMemory {
@@ -110,10 +95,7 @@ impl Memory for HeapMemory {
         let (start, data) = data.split_at_mut(first);
         if let (false, Some((word, rest))) = (start.is_empty(), words.split_first()) {
             let bytes = word.load(Ordering::Acquire).to_le_bytes();
-            start
-                .iter_mut()
-                .zip(bytes.iter().skip(at))
-                .for_each(|(to, from)| *to = *from);
+            start.iter_mut().zip(bytes.iter().skip(at)).for_each(|(to, from)| *to = *from);
             words = rest;
         }
         let mut whole = data.chunks_exact_mut(8);

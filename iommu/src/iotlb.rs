@@ -32,9 +32,7 @@ impl Iotlb {
             state: AtomicU64::new(0),
             output: AtomicU64::new(0),
         };
-        Self {
-            entries: std::array::from_fn(entry),
-        }
+        Self { entries: std::array::from_fn(entry) }
     }
 
     /// Where `page` (an IOVA, page aligned) goes, if that was cached under `state` for all of

@@ -208,10 +208,7 @@ impl Shared {
         bump(&slot.counters.misses, 1);
         let wanted = drogher_iommu_types::Iova(page);
         let stage1 = self.stage1.translate(self.rid, wanted, access)?;
-        let allowed = Perm {
-            read: access.reads(),
-            write: access.writes(),
-        };
+        let allowed = Perm { read: access.reads(), write: access.writes() };
         if stage1.perm.and(allowed) != allowed {
             return Err(FaultReason::Stage1Permission);
         }
@@ -219,10 +216,7 @@ impl Shared {
             return Err(FaultReason::AddressWidth);
         }
         let tracking = Space::tracks(flight.state);
-        let walked = self
-            .space
-            .table()
-            .walk(stage1.gpa.page_start(), access, tracking)?;
+        let walked = self.space.table().walk(stage1.gpa.page_start(), access, tracking)?;
         let perm = walked.perm.and(stage1.perm);
         let mut flags = 0;
         if perm.read {

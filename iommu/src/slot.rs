@@ -26,10 +26,7 @@ pub(crate) struct Counters {
 
 /// Adds with a plain load and store: the claimant is the only writer.
 pub(crate) fn bump(counter: &AtomicU64, by: u64) {
-    counter.store(
-        counter.load(Ordering::Relaxed).wrapping_add(by),
-        Ordering::Relaxed,
-    );
+    counter.store(counter.load(Ordering::Relaxed).wrapping_add(by), Ordering::Relaxed);
 }
 
 /// A slot taken for one access. Dropping it ends the access: what it stored is visible to whoever
@@ -68,10 +65,7 @@ impl Slot {
         self.guard
             .compare_exchange(word, claimed, Ordering::SeqCst, Ordering::Relaxed)
             .ok()
-            .map(|_| Claim {
-                slot: self,
-                word: claimed,
-            })
+            .map(|_| Claim { slot: self, word: claimed })
     }
 
     /// The guard word, if an access is in flight.
@@ -89,8 +83,6 @@ impl Slot {
 impl Drop for Claim<'_> {
     fn drop(&mut self) {
         // Clears ACTIVE and carries into the count.
-        self.slot
-            .guard
-            .store(self.word.wrapping_add(1), Ordering::Release);
+        self.slot.guard.store(self.word.wrapping_add(1), Ordering::Release);
     }
 }

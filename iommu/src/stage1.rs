@@ -32,9 +32,6 @@ pub struct Bypass;
 
 impl Stage1 for Bypass {
     fn translate(&self, _rid: Rid, page: Iova, _access: Access) -> Result<Stage1Page, FaultReason> {
-        Ok(Stage1Page {
-            gpa: Gpa(page.0),
-            perm: Perm::READ_WRITE,
-        })
+        Ok(Stage1Page { gpa: Gpa(page.0), perm: Perm::READ_WRITE })
     }
 }

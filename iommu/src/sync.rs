@@ -52,11 +52,7 @@ const LONGEST_SLEEP: Duration = Duration::from_millis(1);
 
 impl Wait {
     pub(crate) fn new(limit: Duration) -> Self {
-        Self {
-            started: Instant::now(),
-            limit,
-            polls: 0,
-        }
+        Self { started: Instant::now(), limit, polls: 0 }
     }
 
     /// Sleeps until the next look is due; false if the deadline has passed.

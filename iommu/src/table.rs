@@ -71,9 +71,7 @@ impl SecondStage {
             match self.child(table, spec::index(gpa, above)) {
                 Some(child) => table = child,
                 None => {
-                    return Step::Hole {
-                        until: next_multiple(gpa, spec::span(above)),
-                    };
+                    return Step::Hole { until: next_multiple(gpa, spec::span(above)) };
                 }
             }
         }
@@ -93,11 +91,7 @@ impl SecondStage {
             match self.step(at, 1) {
                 Step::Table(table) => {
                     let last = spec::index(range.end.0.min(next) - 1, 1);
-                    f(
-                        at & !(spec::span(2) - 1),
-                        table,
-                        spec::index(at, 1)..last + 1,
-                    );
+                    f(at & !(spec::span(2) - 1), table, spec::index(at, 1)..last + 1);
                     at = next;
                 }
                 Step::Hole { until } => at = until,
@@ -134,9 +128,7 @@ impl SecondStage {
             let end = next_multiple(at, spec::span(2)).min(range.end.0);
             while at < end {
                 let leaf = spec::leaf(Oa(oa.0 + (at - range.start.0)), perm);
-                table
-                    .entry(spec::index(at, 1))
-                    .store(leaf, Ordering::Release);
+                table.entry(spec::index(at, 1)).store(leaf, Ordering::Release);
                 at += PAGE_SIZE;
             }
         }
@@ -180,9 +172,7 @@ impl SecondStage {
             if !table.is_empty() {
                 return;
             }
-            let entry = parent
-                .entry(spec::index(gpa, level + 1))
-                .swap(0, Ordering::SeqCst);
+            let entry = parent.entry(spec::index(gpa, level + 1)).swap(0, Ordering::SeqCst);
             if let Some(number) = spec::table_of(entry) {
                 allocation.unlink(number);
             }
@@ -198,9 +188,7 @@ impl SecondStage {
                 None => {
                     let number = self.arena.alloc(allocation)?;
                     // Release: who follows the entry sees the table empty, hints and all.
-                    table
-                        .entry(index)
-                        .store(spec::table(number), Ordering::Release);
+                    table.entry(index).store(spec::table(number), Ordering::Release);
                     self.arena.get(number)?
                 }
             };

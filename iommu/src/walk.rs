@@ -32,9 +32,7 @@ impl SecondStage {
         let (upper_index, leaf_index) = (spec::index(gpa.0, 2), spec::index(gpa.0, 1));
         loop {
             let upper = self.table_at(gpa.0, 2).ok_or(FaultReason::NotMapped)?;
-            let table = self
-                .child(upper, upper_index)
-                .ok_or(FaultReason::NotMapped)?;
+            let table = self.child(upper, upper_index).ok_or(FaultReason::NotMapped)?;
             let entry = table.entry(leaf_index);
             let leaf = entry.load(Ordering::SeqCst);
             if !spec::is_present(leaf) {

@@ -14,27 +14,15 @@ pub struct Perm {
 
 impl Perm {
     /// Read only.
-    pub const READ: Self = Self {
-        read: true,
-        write: false,
-    };
+    pub const READ: Self = Self { read: true, write: false };
     /// Write only.
-    pub const WRITE: Self = Self {
-        read: false,
-        write: true,
-    };
+    pub const WRITE: Self = Self { read: false, write: true };
     /// Both.
-    pub const READ_WRITE: Self = Self {
-        read: true,
-        write: true,
-    };
+    pub const READ_WRITE: Self = Self { read: true, write: true };
 
     /// What both allow.
     #[must_use]
     pub const fn and(self, other: Self) -> Self {
-        Self {
-            read: self.read && other.read,
-            write: self.write && other.write,
-        }
+        Self { read: self.read && other.read, write: self.write && other.write }
     }
 }

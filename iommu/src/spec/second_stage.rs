@@ -77,11 +77,7 @@ pub const fn is_present(entry: u64) -> bool {
 /// The table that an entry above level 1 points to; `None` if it is not present.
 #[must_use]
 pub fn table_of(entry: u64) -> Option<u32> {
-    if is_present(entry) {
-        u32::try_from((entry & ADDRESS) >> PAGE_SHIFT).ok()
-    } else {
-        None
-    }
+    if is_present(entry) { u32::try_from((entry & ADDRESS) >> PAGE_SHIFT).ok() } else { None }
 }
 
 /// Where a leaf points to.
@@ -93,8 +89,5 @@ pub const fn output(entry: u64) -> Oa {
 /// What a leaf allows.
 #[must_use]
 pub const fn perm(entry: u64) -> Perm {
-    Perm {
-        read: entry & READ != 0,
-        write: entry & WRITE != 0,
-    }
+    Perm { read: entry & READ != 0, write: entry & WRITE != 0 }
 }

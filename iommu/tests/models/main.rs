@@ -1,0 +1,48 @@
+//! Models: the sources of this crate under a scheduler that chooses every interleaving.
+//!
+//! The modules are compiled here a second time, with a `sync` whose atomics, locks and waits are
+//! shuttle's. Shuttle treats every atomic as sequentially consistent, so what the models prove is
+//! the order of the program's steps; that the orderings named in the code are strong enough for
+//! it is argued beside them.
+#![forbid(unsafe_code)]
+#![allow(dead_code, reason = "a model uses part of the sources it compiles")]
+
+#[path = "../../src/access.rs"]
+mod access;
+#[path = "../../src/arena.rs"]
+mod arena;
+#[path = "../../src/dirty.rs"]
+mod dirty;
+#[path = "../../src/domain.rs"]
+mod domain;
+#[path = "../../src/drain.rs"]
+mod drain;
+#[path = "../../src/error.rs"]
+mod error;
+#[path = "../../src/fault.rs"]
+mod fault;
+#[path = "../../src/iotlb.rs"]
+mod iotlb;
+#[path = "../../src/log.rs"]
+mod log;
+#[path = "../../src/memory.rs"]
+mod memory;
+#[path = "../../src/range.rs"]
+mod range;
+#[path = "../../src/requester.rs"]
+mod requester;
+#[path = "../../src/slot.rs"]
+mod slot;
+#[path = "../../src/spec/mod.rs"]
+mod spec;
+#[path = "../../src/stage1.rs"]
+mod stage1;
+#[path = "../../src/table.rs"]
+mod table;
+#[path = "../../src/walk.rs"]
+mod walk;
+
+mod harvest;
+mod sync;
+mod unmap;
+mod world;
