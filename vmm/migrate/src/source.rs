@@ -1,0 +1,249 @@
+//! The source's half of the handover as a state machine: events in, one next action out.
+//!
+//! It decides who runs, and nothing else; it does no I/O, knows no time, and is small enough to
+//! be searched exhaustively together with [`crate::destination`] (see `handover_model.rs`). The
+//! driver performs [`Source::action`], and tells what came of it by [`Source::on`].
+//!
+//! ```text
+//! Running --StopBegun--> Stopped --Sent--> AwaitReady --Ready--> Releasing --Released-->
+//! Committing --CommitSent--> AwaitRunning --Running--> Done(Moved)
+//!
+//! Running --Failed--> Done(Stays)
+//! Stopped, AwaitReady, Releasing --Failed--> Entering --Entered--> Resuming --Resumed--> Done(Stays)
+//! Committing, AwaitRunning --broken link, no answer--> Contest --lease taken, epoch as left--> Entering
+//! Contest --epoch raised--> Done(Lost | Ended), or Done(Moved) while the lease stays held
+//! ```
+
+use drogher_iommu_types::mutant;
+
+/// What a try of the lease found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Look {
+    /// It is held by this process now; nothing may run before the epoch is raised.
+    Taken(Seen),
+    /// Somebody else holds it. What its record says, read without the lock, if it could be read.
+    Busy(Option<Seen>),
+    /// It cannot be had: replaced, unreadable, or a call failed. It is not held.
+    Broken,
+}
+
+/// What the lease's record says, as far as the handover is concerned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Seen {
+    /// It is still this VM's.
+    pub same_vm: bool,
+    /// The epoch.
+    pub epoch: u64,
+    /// The guest has ended in an orderly way.
+    pub ended: bool,
+}
+
+impl Seen {
+    /// True if nobody has entered running since state was stopped in `epoch`.
+    #[must_use]
+    pub const fn is_still(&self, epoch: u64) -> bool {
+        self.same_vm && self.epoch == epoch && !self.ended
+    }
+}
+
+/// What has happened on the source.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Event {
+    /// The vCPUs are about to be stopped.
+    StopBegun,
+    /// All has been sent, and all permits are back.
+    Sent,
+    /// Anything went wrong before the lease was released, or somebody asked to give up.
+    Failed,
+    /// The destination is ready to run on from the state of this epoch.
+    Ready {
+        /// The epoch.
+        epoch: u64,
+    },
+    /// The lock is given up.
+    Released,
+    /// COMMIT was sent, or was tried to be.
+    CommitSent,
+    /// The destination says that it runs, in this epoch.
+    Running {
+        /// The epoch.
+        epoch: u64,
+    },
+    /// The link is broken, or the answer is overdue.
+    NoAnswer,
+    /// The lease was tried.
+    Lease(Look),
+    /// The lease was found taken over, and has been watched for long enough.
+    ConfirmOver,
+    /// The grace has ended, and the lease was tried once more after that.
+    GraceOver,
+    /// The epoch is written and permits are lent again, or that failed.
+    Entered {
+        /// It is.
+        ok: bool,
+    },
+    /// The guest goes on here, or could not be made to.
+    Resumed {
+        /// It does.
+        ok: bool,
+    },
+}
+
+/// What the driver has to do next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Action {
+    /// Go on with the migration: rounds, the stop, sending state.
+    GoOn,
+    /// Wait for READY.
+    AwaitReady,
+    /// Give up the lock.
+    Release,
+    /// Send COMMIT.
+    SendCommit {
+        /// The epoch that the destination takes over from.
+        epoch: u64,
+    },
+    /// Wait for RUNNING.
+    AwaitRunning,
+    /// Try the lease, again and again.
+    TryLease,
+    /// Raise the epoch to this, under the lock, and lend permits again.
+    Enter {
+        /// The epoch to write.
+        epoch: u64,
+    },
+    /// Let the guest go on here.
+    Resume,
+    /// It is decided. The lease is given up unless the verdict is `Stays` or `Stuck`.
+    Done(Verdict),
+}
+
+/// What became of the guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Verdict {
+    /// It runs at the destination.
+    Moved {
+        /// The destination has said so.
+        confirmed: bool,
+    },
+    /// It runs here.
+    Stays,
+    /// It was taken over and is gone.
+    Lost,
+    /// It was taken over and has ended in an orderly way.
+    Ended,
+    /// Unknown; this side must not run it.
+    Halted,
+    /// It is stopped here, and could not be made to go on.
+    Stuck,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum State {
+    Running,
+    Stopped,
+    AwaitReady,
+    Releasing,
+    Committing,
+    AwaitRunning,
+    Contest { raised: bool },
+    Entering,
+    Resuming,
+    Done(Verdict),
+}
+
+/// The source's half of the handover.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Source {
+    epoch: u64,
+    state: State,
+}
+
+impl Source {
+    /// The guest runs here, in this epoch, under a held lease.
+    #[must_use]
+    pub const fn new(epoch: u64) -> Self {
+        Self { epoch, state: State::Running }
+    }
+
+    /// The epoch in which the guest was running here.
+    #[must_use]
+    pub const fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    /// What to do next.
+    #[must_use]
+    pub fn action(&self) -> Action {
+        match self.state {
+            State::Running | State::Stopped => Action::GoOn,
+            State::AwaitReady => Action::AwaitReady,
+            State::Releasing => Action::Release,
+            State::Committing => Action::SendCommit { epoch: self.epoch },
+            State::AwaitRunning => Action::AwaitRunning,
+            State::Contest { .. } => Action::TryLease,
+            // Raised even if the destination cannot have the whole state: one rule, no cases.
+            State::Entering if mutant!("epoch-not-raised-on-rollback") => {
+                Action::Enter { epoch: self.epoch }
+            }
+            State::Entering => Action::Enter { epoch: self.epoch.saturating_add(1) },
+            State::Resuming => Action::Resume,
+            State::Done(verdict) => Action::Done(verdict),
+        }
+    }
+
+    /// Takes notice of an event. Those that do not belong to the state change nothing.
+    pub fn on(&mut self, event: Event) {
+        self.state = match (self.state, event) {
+            (State::Running, Event::StopBegun) => State::Stopped,
+            (State::Running, Event::Failed) => State::Done(Verdict::Stays),
+
+            (State::Stopped, Event::Sent) => State::AwaitReady,
+            (State::AwaitReady, Event::Ready { epoch }) if epoch == self.epoch => State::Releasing,
+            // READY for another epoch: the peer is confused, and the lock is still here.
+            (State::AwaitReady, Event::Ready { .. } | Event::NoAnswer) => State::Entering,
+            (State::Stopped | State::AwaitReady | State::Releasing, Event::Failed) => {
+                State::Entering
+            }
+
+            (State::Releasing, Event::Released) => State::Committing,
+            (State::Committing, Event::CommitSent) => State::AwaitRunning,
+            (State::Committing | State::AwaitRunning, Event::NoAnswer) => {
+                State::Contest { raised: false }
+            }
+            (State::AwaitRunning | State::Contest { .. }, Event::Running { epoch })
+                if epoch > self.epoch =>
+            {
+                State::Done(Verdict::Moved { confirmed: true })
+            }
+
+            (State::Contest { raised }, Event::Lease(look)) => self.contest(raised, look),
+            (State::Contest { raised: true }, Event::ConfirmOver | Event::GraceOver) => {
+                State::Done(Verdict::Moved { confirmed: false })
+            }
+            (State::Contest { raised: false }, Event::GraceOver) => State::Done(Verdict::Halted),
+
+            (State::Entering, Event::Entered { ok: true }) => State::Resuming,
+            (State::Entering, Event::Entered { ok: false }) => State::Done(Verdict::Stuck),
+            (State::Resuming, Event::Resumed { ok: true }) => State::Done(Verdict::Stays),
+            (State::Resuming, Event::Resumed { ok: false }) => State::Done(Verdict::Stuck),
+
+            (state, _) => state,
+        };
+    }
+
+    fn contest(&self, raised: bool, look: Look) -> State {
+        match look {
+            // The lease decides, and under its lock: nobody has run since, and nobody else will.
+            Look::Taken(seen) if seen.is_still(self.epoch) => State::Entering,
+            Look::Taken(_) if mutant!("epoch-not-compared") => State::Entering,
+            Look::Taken(seen) if seen.same_vm && seen.ended => State::Done(Verdict::Ended),
+            Look::Taken(_) => State::Done(Verdict::Lost),
+            // Taken over. Its holder may be dying: its lock goes last, so wait and see.
+            Look::Busy(Some(seen)) if !seen.is_still(self.epoch) => State::Contest { raised: true },
+            Look::Busy(_) => State::Contest { raised },
+            Look::Broken if raised => State::Done(Verdict::Moved { confirmed: false }),
+            Look::Broken => State::Done(Verdict::Halted),
+        }
+    }
+}

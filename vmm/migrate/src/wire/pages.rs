@@ -1,0 +1,280 @@
+//! Pages records: runs of page numbers, then the contents of those that are not zero.
+//!
+//! | offset | bytes | |
+//! |---|---|---|
+//! | 0 | 4 | number of runs |
+//! | 4 | 4 | zero |
+//! | 8 | 8 | xxh3 of the contents, if that feature was chosen, else zero |
+//! | 16 | 16 each | runs: first page (8), pages (4), kind (4; 0 contents follow, 1 zeroes) |
+//! | | 4096 each | contents, in the order of the runs |
+//!
+//! The record's checksum covers all but the contents.
+
+use std::ops::Range;
+
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::message::array;
+use super::{At, WireError};
+use crate::host::PAGE_SIZE;
+
+/// Most pages with contents in a record: 256 KiB.
+pub(crate) const MAX_DATA_PAGES: usize = 64;
+/// Most runs in a record.
+pub(crate) const MAX_RUNS: usize = 128;
+/// Bytes before the runs.
+pub(crate) const PAGES_HEAD: usize = 16;
+/// Bytes of a run.
+pub(crate) const RUN_BYTES: usize = 16;
+
+const KIND_DATA: u32 = 0;
+const KIND_ZERO: u32 = 1;
+
+/// A run of pages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Run {
+    first: u64,
+    pages: u32,
+    kind: u32,
+}
+
+/// Gathers pages for a record, in buffers that are used again for each.
+#[derive(Debug)]
+pub(crate) struct PagesBuilder {
+    meta: Vec<u8>,
+    last: Option<Run>,
+    contents: Vec<u8>,
+    data_pages: usize,
+    zero_pages: u64,
+    hash: bool,
+}
+
+impl PagesBuilder {
+    /// With or without a hash over the contents.
+    pub(crate) fn new(hash: bool) -> Self {
+        let mut meta = Vec::with_capacity(PAGES_HEAD + MAX_RUNS * RUN_BYTES);
+        meta.resize(PAGES_HEAD, 0);
+        Self {
+            meta,
+            last: None,
+            contents: vec![0; MAX_DATA_PAGES * PAGE_SIZE],
+            data_pages: 0,
+            zero_pages: 0,
+            hash,
+        }
+    }
+
+    /// Room for so many pages with contents, if runs are not the limit.
+    pub(crate) fn room(&self) -> usize {
+        MAX_DATA_PAGES - self.data_pages
+    }
+
+    /// True if no page more can be taken for certain.
+    pub(crate) fn is_full(&self) -> bool {
+        self.room() == 0 || self.meta.len() >= PAGES_HEAD + (MAX_RUNS - 1) * RUN_BYTES
+    }
+
+    /// True if there is nothing to send.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.last.is_none() && self.meta.len() == PAGES_HEAD
+    }
+
+    /// Where the contents of the next `pages` pages may be put, to be judged by
+    /// [`take`](Self::take) one after another.
+    pub(crate) fn space(&mut self, pages: usize) -> &mut [u8] {
+        let from = self.data_pages * PAGE_SIZE;
+        let to = (from + pages * PAGE_SIZE).min(self.contents.len());
+        self.contents.get_mut(from..to).unwrap_or_default()
+    }
+
+    /// Takes `page`, whose contents are the `skipped`-th after what has been taken so far: pages of
+    /// zeroes leave gaps. Returns false, and takes nothing, if the record has no room for its run.
+    pub(crate) fn take(&mut self, page: u64, skipped: usize) -> bool {
+        let from = (self.data_pages + skipped) * PAGE_SIZE;
+        let zero = self.contents.get(from..from + PAGE_SIZE).is_none_or(is_zero);
+        if zero {
+            return self.zeroes(page..page + 1);
+        }
+        if !self.extend(page, 1, KIND_DATA) {
+            return false;
+        }
+        if skipped > 0 {
+            self.contents.copy_within(from..from + PAGE_SIZE, self.data_pages * PAGE_SIZE);
+        }
+        self.data_pages += 1;
+        true
+    }
+
+    /// Takes pages that are known to be zero. Returns false if there is no room for the run.
+    pub(crate) fn zeroes(&mut self, pages: Range<u64>) -> bool {
+        let mut at = pages.start;
+        while at < pages.end {
+            let count = u32::try_from(pages.end - at).unwrap_or(u32::MAX);
+            if !self.extend(at, count, KIND_ZERO) {
+                return false;
+            }
+            at += u64::from(count);
+            self.zero_pages += u64::from(count);
+        }
+        true
+    }
+
+    fn extend(&mut self, first: u64, pages: u32, kind: u32) -> bool {
+        if let Some(last) = &mut self.last {
+            let joined = last.pages.checked_add(pages);
+            if last.kind == kind && last.first + u64::from(last.pages) == first {
+                if let Some(joined) = joined {
+                    last.pages = joined;
+                    return true;
+                }
+            }
+            if self.meta.len() + 2 * RUN_BYTES > PAGES_HEAD + MAX_RUNS * RUN_BYTES {
+                return false;
+            }
+        }
+        self.put_last();
+        self.last = Some(Run { first, pages, kind });
+        true
+    }
+
+    fn put_last(&mut self) {
+        if let Some(run) = self.last.take() {
+            self.meta.extend_from_slice(&run.first.to_le_bytes());
+            self.meta.extend_from_slice(&run.pages.to_le_bytes());
+            self.meta.extend_from_slice(&run.kind.to_le_bytes());
+        }
+    }
+
+    /// The two parts of the payload: checked, and contents.
+    pub(crate) fn finish(&mut self) -> (&[u8], &[u8]) {
+        self.put_last();
+        let runs = (self.meta.len() - PAGES_HEAD) / RUN_BYTES;
+        let contents = self.contents.get(..self.data_pages * PAGE_SIZE).unwrap_or_default();
+        let hash = if self.hash { xxh3_64(contents) } else { 0 };
+        let head = u32::try_from(runs).unwrap_or(u32::MAX).to_le_bytes();
+        if let Some(place) = self.meta.get_mut(..PAGES_HEAD) {
+            place.fill(0);
+            place[..4].copy_from_slice(&head);
+            place[8..].copy_from_slice(&hash.to_le_bytes());
+        }
+        (&self.meta, contents)
+    }
+
+    /// Pages with contents and pages of zeroes so far.
+    pub(crate) fn counts(&self) -> (u64, u64) {
+        (self.data_pages as u64, self.zero_pages)
+    }
+
+    /// Ready for the next record.
+    pub(crate) fn clear(&mut self) {
+        self.meta.truncate(PAGES_HEAD);
+        self.last = None;
+        self.data_pages = 0;
+        self.zero_pages = 0;
+    }
+}
+
+/// True if every byte is zero. Pages that are not mostly show it in their first bytes.
+pub(crate) fn is_zero(bytes: &[u8]) -> bool {
+    bytes.chunks(256).all(|chunk| {
+        let (words, rest) = chunk.as_chunks::<8>();
+        let word = words.iter().fold(0, |all, w| all | u64::from_ne_bytes(*w));
+        word == 0 && rest.iter().all(|b| *b == 0)
+    })
+}
+
+/// What a run asks the destination to do.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum RunView<'a> {
+    /// Store these contents from page `first` on.
+    Data {
+        /// The first page.
+        first: u64,
+        /// A whole number of pages.
+        contents: &'a [u8],
+    },
+    /// These pages are zero.
+    Zero {
+        /// The pages.
+        pages: Range<u64>,
+    },
+}
+
+/// A pages record that was received and found whole.
+#[derive(Debug)]
+pub(crate) struct PagesView<'a> {
+    runs: &'a [u8],
+    contents: &'a [u8],
+}
+
+impl<'a> PagesView<'a> {
+    /// Checks a payload: sizes, and the hash if `hash` was chosen. Whether the pages exist is
+    /// checked by `known`, which says whether a range of pages is RAM.
+    pub(crate) fn decode(
+        payload: &'a [u8],
+        hash: bool,
+        at: At,
+        known: impl Fn(&Range<u64>) -> bool,
+    ) -> Result<Self, WireError> {
+        let size = |what| WireError::Size { at, what, length: payload.len() };
+        let (head, rest) = payload.split_at_checked(PAGES_HEAD).ok_or_else(|| size("head"))?;
+        let count = u32::from_le_bytes(array(head, 0));
+        let count = usize::try_from(count).unwrap_or(usize::MAX);
+        if count == 0 || count > MAX_RUNS {
+            return Err(WireError::Value { at, what: "number of runs", value: count as u64 });
+        }
+        let (runs, contents) =
+            rest.split_at_checked(count * RUN_BYTES).ok_or_else(|| size("runs"))?;
+        let mut data_pages = 0u64;
+        for run in runs.chunks_exact(RUN_BYTES).map(Run::decode) {
+            let pages = u64::from(run.pages);
+            let range = run.first..run.first.saturating_add(pages);
+            if pages == 0 || !known(&range) {
+                return Err(WireError::Value { at, what: "page", value: run.first });
+            }
+            match run.kind {
+                KIND_DATA => data_pages += pages,
+                KIND_ZERO => {}
+                kind => {
+                    return Err(WireError::Value { at, what: "kind of run", value: kind.into() });
+                }
+            }
+        }
+        if contents.len() as u64 != data_pages.saturating_mul(PAGE_SIZE as u64) {
+            return Err(size("contents"));
+        }
+        if hash && xxh3_64(contents) != u64::from_le_bytes(array(head, 8)) {
+            return Err(WireError::PageHash { at });
+        }
+        Ok(Self { runs, contents })
+    }
+
+    /// The runs in order.
+    pub(crate) fn runs(&self) -> impl Iterator<Item = RunView<'a>> + use<'a> {
+        let mut rest = self.contents;
+        self.runs.chunks_exact(RUN_BYTES).map(Run::decode).map(move |run| {
+            let pages = u64::from(run.pages);
+            if run.kind == KIND_ZERO {
+                return RunView::Zero { pages: run.first..run.first + pages };
+            }
+            let bytes = usize::try_from(pages).unwrap_or(0).saturating_mul(PAGE_SIZE);
+            let (contents, after) = rest.split_at_checked(bytes).unwrap_or((rest, &[]));
+            rest = after;
+            RunView::Data { first: run.first, contents }
+        })
+    }
+}
+
+impl Run {
+    fn decode(bytes: &[u8]) -> Self {
+        Self {
+            first: u64::from_le_bytes(array(bytes, 0)),
+            pages: u32::from_le_bytes(array(bytes, 8)),
+            kind: u32::from_le_bytes(array(bytes, 12)),
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "pages_test.rs"]
+mod tests;
