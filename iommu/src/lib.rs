@@ -43,4 +43,4 @@ pub use spec::Perm;
 pub use stage1::{Bypass, Stage1, Stage1Page};
 
 pub use drogher_iommu_types as types;
-pub use drogher_iommu_types::{DirtyBitmap, Gpa, Iova, Oa, PAGE_SIZE, PageCount, Rid};
+pub use drogher_iommu_types::{BitmapError, DirtyBitmap, Gpa, Iova, Oa, PAGE_SIZE, PageCount, Rid};
