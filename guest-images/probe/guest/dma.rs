@@ -281,7 +281,7 @@ impl Driver {
         self.batch = [None; MAX_BATCH as usize];
         let size = SETUP.get().options.dma_batch as usize;
         for slot in 0..size {
-            let plan = self.planner.next();
+            let plan = self.planner.plan();
             if let Some(cell) = plan.cell
                 && !self.check_cell(cell, "before")
             {

@@ -1,31 +1,53 @@
 # Ring 0, as ring 3 sees it: interrupt gates, each a few integer instructions.
-# Calls (int $0x80 and up) come first, then interrupts, then faults.
+# Calls come first, then interrupts, then faults.
 
     .text
     .code64
 
+# A call: ring 3 puts the address of the service into r11 and calls ring0. Of the software
+# interrupts only `int3` gets through every hypervisor: one that runs guests in ring 3 of the host
+# may have to emulate `int n`, and cannot.
+    .globl ring0
+ring0:      int3
+ring0_next: ret
+# The gate of int3: any other one is a fault.
+breakpoint: cmpq $ring0_next, (%rsp)
+            jne 1f
+            jmpq *%r11
+1:          pushq $0
+            pushq $3
+            jmp fault_common
+
 # Port I/O: port in dx, value in al/ax/eax.
+    .globl call_out8
 call_out8:  outb %al, %dx
             iretq
+    .globl call_out16
 call_out16: outw %ax, %dx
             iretq
+    .globl call_out32
 call_out32: outl %eax, %dx
             iretq
+    .globl call_in8
 call_in8:   inb %dx, %al
             iretq
+    .globl call_in32
 call_in32:  inl %dx, %eax
             iretq
 # Interrupts on, for good: the caller's saved RFLAGS.IF.
+    .globl call_sti
 call_sti:   orq $0x200, 16(%rsp)
             iretq
 # Halts, unless the counter at rdi is not rax any more. The gate has cleared IF, so an interrupt
 # comes either before the comparison or ends the halt.
+    .globl call_halt
 call_halt:  cmpq (%rdi), %rax
             jne 1f
             sti
             hlt
 1:          iretq
 # A fault with no IDT is a double fault with no IDT is a triple fault.
+    .globl call_crash
 call_crash: lidt no_idt
             ud2
 
@@ -108,10 +130,8 @@ fault_entries:
 
     .data
     .balign 8
-    .globl call_entries, spurious_entry
-call_entries:
-    .quad call_out8, call_out16, call_out32, call_in8, call_in32
-    .quad call_sti, call_halt, call_crash
+    .globl breakpoint_entry, spurious_entry
+breakpoint_entry: .quad breakpoint
 spurious_entry: .quad spurious
 
     .bss

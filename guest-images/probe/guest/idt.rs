@@ -1,7 +1,6 @@
 //! The interrupt descriptor table, filled in ring 3 from the lists in `gates.S`.
 
 use crate::fail::fail;
-use crate::gate;
 
 /// LAPIC timer of processor n: vector `TIMER + n`.
 pub const TIMER: u8 = 0x30;
@@ -14,12 +13,14 @@ pub const DEVICES: usize = 4;
 /// Processors that there are timer vectors for.
 const TIMERS: usize = 8;
 
+/// `int3`: ring 3 may use this gate.
+const BREAKPOINT: usize = 3;
 const FAULTS: usize = 32;
 const STRAY: usize = 2 * DEVICES;
 
 unsafe extern "C" {
     static mut idt: [[u64; 2]; 256];
-    static call_entries: [u64; gate::CALLS];
+    static breakpoint_entry: u64;
     static timer_entries: [u64; TIMERS];
     static device_entries: [u64; 2 * DEVICES + 1];
     static fault_entries: [u64; FAULTS];
@@ -53,7 +54,7 @@ pub fn fill() {
         put(0, &fault_entries, 0);
         put(usize::from(TIMER), &timer_entries, 0);
         put(usize::from(DEVICE), &device_entries[..STRAY], 0);
-        put(gate::FIRST_CALL, &call_entries, 3);
+        put(BREAKPOINT, &[breakpoint_entry], 3);
         put(usize::from(SPURIOUS), &[spurious_entry], 0);
     }
 }

@@ -29,7 +29,7 @@ fn display_and_parse_agree() {
 
 #[test]
 fn sizes_take_suffixes() {
-    let ws = |text: &str| Options::parse(text).map(|(options, _)| options.ws);
+    let ws = |text: &'static str| Options::parse(text).map(|(options, _)| options.ws);
     assert_eq!(ws("ws=64K"), Ok(64 << 10));
     assert_eq!(ws("ws=16m"), Ok(16 << 20));
     assert_eq!(ws("ws=2G"), Ok(2 << 30));

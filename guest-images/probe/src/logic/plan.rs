@@ -123,11 +123,11 @@ impl Planner {
 
     /// A key for the source of the next plan.
     pub fn key(&mut self) -> u64 {
-        self.rng.next()
+        self.rng.draw()
     }
 
     /// The next plan. Of any `cells` plans in a row no two name the same cell.
-    pub fn next(&mut self) -> Plan {
+    pub fn plan(&mut self) -> Plan {
         // All of the device's memory is stored to before any of it is loaded.
         if self.stored < self.scratch {
             let plan = self.no_cell(Op::Store, (self.scratch - self.stored).min(CELL));
@@ -182,7 +182,7 @@ impl Planner {
 
     fn no_cell(&mut self, op: Op, len: usize) -> Plan {
         let source = self.upto(SOURCE - CELL);
-        let pattern = self.rng.next();
+        let pattern = self.rng.draw();
         let pieces = [Piece::default(); PIECES];
         Plan { op, cell: None, source, scratch: 0, len, pattern, pieces, used: 0 }
     }

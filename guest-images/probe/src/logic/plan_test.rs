@@ -12,7 +12,7 @@ fn plans_stay_inside_and_use_every_operation() {
         let (source, mut cell, mut own) = (source(), vec![0; CELL], vec![0; scratch]);
         let mut seen = HashMap::new();
         for _ in 0..5000 {
-            let plan = planner.next();
+            let plan = planner.plan();
             assert!(plan.len >= 1);
             assert!(plan.apply(&source, &mut cell, &mut own).is_some(), "{plan:?}");
             assert_eq!(plan.cell.is_some(), !plan.pieces().is_empty());
@@ -35,7 +35,7 @@ fn scratch_is_stored_before_it_is_loaded() {
     for round in 0..2 {
         let mut known = 0;
         for _ in 0..3 {
-            let plan = planner.next();
+            let plan = planner.plan();
             assert_eq!((plan.op, plan.scratch), (Op::Store, known), "round {round}");
             known += plan.len;
         }
@@ -49,7 +49,7 @@ fn a_batch_names_no_cell_twice() {
     let mut planner = Planner::new(3, 64, 4096);
     let mut last: HashMap<usize, usize> = HashMap::new();
     for n in 0..10_000 {
-        let Some(cell) = planner.next().cell else { continue };
+        let Some(cell) = planner.plan().cell else { continue };
         if let Some(before) = last.insert(cell, n) {
             assert!(n - before >= 64, "cell {cell} at {before} and {n}");
         }
