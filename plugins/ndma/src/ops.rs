@@ -60,9 +60,10 @@ pub fn run(bus: &impl Bus, scratch: &Mutex<Scratch>, bounce: &mut Bounce, work: 
             write(bus, dst, at, piece)
         }),
         Op::Fill { pattern, dst } => {
-            let filled = bounce.front(PIECE);
-            for (byte, value) in filled.iter_mut().zip(pattern.iter().cycle()) {
-                *byte = *value;
+            // Whole patterns; pieces are multiples of them, so each piece begins with one.
+            let filled = bounce.front(usize::try_from(len.next_multiple_of(8)).unwrap_or(PIECE));
+            for bytes in filled.as_chunks_mut::<8>().0 {
+                *bytes = pattern;
             }
             pieces(len).try_for_each(|(at, size)| write(bus, dst, at, bounce.front(size)))
         }

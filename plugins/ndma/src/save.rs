@@ -56,9 +56,7 @@ impl Save {
                 break;
             }
             let size = room.len().min(self.pending().len());
-            for (to, from) in room.iter_mut().zip(self.pending()) {
-                *to = *from;
-            }
+            room.split_at_mut(size).0.copy_from_slice(self.pending().split_at(size).0);
             filled = filled.saturating_add(size);
             self.read = self.read.saturating_add(size);
         }
