@@ -1,0 +1,100 @@
+//! The guest's clock (kvmclock), and how much time lies between a save and a load.
+
+use kvm_bindings::{KVM_CLOCK_HOST_TSC, KVM_CLOCK_REALTIME, kvm_clock_data};
+use kvm_ioctls::VmFd;
+use std::sync::OnceLock;
+use zerocopy::{FromBytes, Immutable, IntoBytes};
+
+use crate::caps::Caps;
+use crate::record::StateError;
+use crate::vcpu::tsc::host_tsc;
+
+/// The clock at the save.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, FromBytes, IntoBytes, Immutable)]
+pub struct ClockState {
+    /// What KVM_GET_CLOCK says: guest nanoseconds, and by its flags the host's real time and TSC
+    /// of the same moment.
+    pub data: kvm_clock_data,
+    /// Which boot of which host this is: TSCs can be compared only within one.
+    pub boot_id: [u8; 16],
+}
+
+/// The kernel's random id of this boot; zeroes if it has none.
+fn boot_id() -> [u8; 16] {
+    static ID: OnceLock<[u8; 16]> = OnceLock::new();
+    *ID.get_or_init(|| {
+        let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+        let digits: String = text.chars().filter(char::is_ascii_hexdigit).take(32).collect();
+        u128::from_str_radix(&digits, 16).unwrap_or(0).to_be_bytes()
+    })
+}
+
+/// What has passed between the save of a guest and its load, by the clocks of both sides.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Passage {
+    /// Saved and loaded under the same boot of the same host.
+    pub same_boot: bool,
+    /// Guest clock in ns at the save, and at a moment of the load.
+    pub guest_ns: (u64, u64),
+    /// Host TSC at those two moments.
+    pub host_tsc: (u64, u64),
+}
+
+impl Passage {
+    /// The TSC offset to set here for one that was `offset` there.
+    #[must_use]
+    pub fn offset(&self, offset: u64, khz: u32) -> u64 {
+        if self.same_boot {
+            return offset;
+        }
+        let passed = ns_to_ticks(self.guest_ns.1.saturating_sub(self.guest_ns.0), khz);
+        offset.wrapping_add(passed).wrapping_add(self.host_tsc.0.wrapping_sub(self.host_tsc.1))
+    }
+
+    /// Guest ticks from the moment that the saving host's TSC was `saved` until now.
+    #[must_use]
+    pub fn ticks_since(&self, saved: u64, khz: u32) -> u64 {
+        if self.same_boot {
+            return host_tsc().saturating_sub(saved);
+        }
+        let passed = ns_to_ticks(self.guest_ns.1.saturating_sub(self.guest_ns.0), khz);
+        passed
+            .saturating_sub(saved.saturating_sub(self.host_tsc.0))
+            .saturating_add(host_tsc().saturating_sub(self.host_tsc.1))
+    }
+}
+
+fn ns_to_ticks(ns: u64, khz: u32) -> u64 {
+    u64::try_from(u128::from(ns) * u128::from(khz) / 1_000_000).unwrap_or(u64::MAX)
+}
+
+pub(crate) fn save(vm: &VmFd) -> Result<ClockState, StateError> {
+    let mut data = vm.get_clock().map_err(|e| StateError::errno("get the clock", e))?;
+    if data.flags & KVM_CLOCK_HOST_TSC == 0 {
+        data.host_tsc = host_tsc();
+    }
+    Ok(ClockState { data, boot_id: boot_id() })
+}
+
+pub(crate) fn load(vm: &VmFd, caps: &Caps, state: &ClockState) -> Result<Passage, StateError> {
+    // KVM adds what real time has passed since, so the guest's clock runs on through the move.
+    let runs_on = state.data.flags & caps.clock_flags & KVM_CLOCK_REALTIME;
+    let data = kvm_clock_data {
+        clock: state.data.clock,
+        realtime: state.data.realtime,
+        flags: runs_on,
+        ..Default::default()
+    };
+    vm.set_clock(&data).map_err(|e| StateError::errno("set the clock", e))?;
+    let now = save(vm)?;
+    Ok(Passage {
+        same_boot: state.boot_id == now.boot_id && now.boot_id != [0; 16],
+        guest_ns: (state.data.clock, now.data.clock),
+        host_tsc: (state.data.host_tsc, now.data.host_tsc),
+    })
+}
+
+#[cfg(test)]
+#[path = "clock_test.rs"]
+mod tests;

@@ -1,0 +1,431 @@
+//! The composition: RAM, VM, vCPUs, console, devices, I/O thread, and what can be done with them.
+//!
+//! [`Machine::create`] allocates everything and starts nothing. A machine is then either booted
+//! ([`load_kernel`](Machine::load_kernel)) or loaded ([`load_cpu_state`](Machine::load_cpu_state)
+//! and the devices' own functions), and started with one permit for each vCPU.
+
+use std::any::Any;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use drogher_iommu::{Domain, DomainConfig, DomainError, Memory, Perm};
+use drogher_iommu_types::{DirtyBitmap, Gpa};
+
+use crate::boot::{self, BootError, Kernel};
+use crate::cmos::Cmos;
+use crate::console::{ConsoleConfig, ConsoleError, Output};
+use crate::device::{DeviceError, DeviceSet, DeviceSpec};
+use crate::dirty_log::DirtyLog;
+use crate::events::GuestEvent;
+use crate::io_thread::{IoError, IoThread};
+use crate::layout;
+use crate::memory::{GuestRam, MemoryError};
+use crate::record::{Reader, StateError, Tag, Writer};
+use crate::serial::{self, Com1};
+use crate::vcpu::control::Phase;
+use crate::vcpu::cpuid::CpuModel;
+use crate::vcpu::{Vcpu, VcpuError, setup, state};
+use crate::vm::{Vm, VmError, refused};
+use crate::wiring::Wiring;
+use crate::{clock, irqchip};
+use zerocopy::IntoBytes;
+
+/// Most vCPUs of a machine.
+pub const MAX_CPUS: u8 = 4;
+/// How long the console's backlog may take when the machine goes.
+const FLUSH: Duration = Duration::from_secs(1);
+/// Bytes reserved for saved state: more than any host's extended state needs.
+const STATE_BYTES: usize = 64 << 10;
+
+/// What a machine is made of.
+#[derive(Debug)]
+pub struct MachineConfig {
+    /// Guest RAM in bytes, a multiple of 2 MiB.
+    pub memory_bytes: u64,
+    /// vCPUs, 1 to [`MAX_CPUS`].
+    pub cpus: u8,
+    /// Devices, in slot order.
+    pub devices: Vec<DeviceSpec>,
+    /// Where plugins given by name are looked up.
+    pub plugin_dirs: Vec<PathBuf>,
+    /// What the serial console is connected to.
+    pub console: ConsoleConfig,
+    /// RAM that exists already (shared with another machine), of `memory_bytes`.
+    pub ram: Option<Arc<GuestRam>>,
+}
+
+impl MachineConfig {
+    /// A machine without devices and console.
+    #[must_use]
+    pub fn new(memory_bytes: u64, cpus: u8) -> Self {
+        Self {
+            memory_bytes,
+            cpus,
+            devices: Vec::new(),
+            plugin_dirs: Vec::new(),
+            console: ConsoleConfig::None,
+            ram: None,
+        }
+    }
+}
+
+/// Why a machine cannot do something.
+#[derive(Debug, thiserror::Error)]
+pub enum MachineError {
+    /// A number of vCPUs that there cannot be.
+    #[error("A machine on this host has 1 to {most} vCPUs, not {asked}")]
+    Cpus {
+        /// Asked for.
+        asked: u8,
+        /// Possible on this host.
+        most: usize,
+    },
+    /// RAM.
+    #[error(transparent)]
+    Memory(#[from] MemoryError),
+    /// KVM.
+    #[error(transparent)]
+    Vm(#[from] VmError),
+    /// A vCPU.
+    #[error(transparent)]
+    Vcpu(#[from] VcpuError),
+    /// The I/O thread.
+    #[error(transparent)]
+    Io(#[from] IoError),
+    /// The console.
+    #[error(transparent)]
+    Console(#[from] ConsoleError),
+    /// The serial device's interrupt or ports.
+    #[error("Cannot set up the {what}")]
+    Platform {
+        /// Which device.
+        what: &'static str,
+        /// Why.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The devices' address space.
+    #[error("Cannot set up the address space of DMA")]
+    Domain(#[from] DomainError),
+    /// A device.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
+    /// The kernel.
+    #[error(transparent)]
+    Boot(#[from] BootError),
+    /// Not one permit for each vCPU.
+    #[error("{given} permits for {cpus} vCPUs")]
+    Permits {
+        /// Permits given.
+        given: usize,
+        /// vCPUs.
+        cpus: usize,
+    },
+}
+
+/// A machine. Its functions may be called from any thread, one at a time for those that start,
+/// stop, save or load. Dropping it ends all its threads.
+// Fields drop in this order: vCPUs before what they access, devices before the VM.
+pub struct Machine {
+    vcpus: Vec<Vcpu>,
+    io: IoThread,
+    devices: DeviceSet,
+    domain: Domain,
+    com1: Arc<Com1>,
+    cmos: Arc<Cmos>,
+    model: CpuModel,
+    vm: Arc<Vm>,
+    ram: Arc<GuestRam>,
+}
+
+impl std::fmt::Debug for Machine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Machine")
+            .field("ram_bytes", &self.ram.bytes())
+            .field("vcpus", &self.vcpus)
+            .field("devices", &self.devices)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Machine {
+    /// Makes everything that a machine needs. Nothing runs: vCPUs and I/O thread are parked,
+    /// devices in STOP. RAM is not populated; see [`GuestRam::populate`].
+    ///
+    /// # Errors
+    /// What cannot be had, by name.
+    pub fn create(config: MachineConfig) -> Result<Self, MachineError> {
+        let (cpus, most) = (config.cpus, usize::from(MAX_CPUS));
+        if cpus == 0 || usize::from(cpus) > most {
+            return Err(MachineError::Cpus { asked: cpus, most });
+        }
+        let ram = match config.ram {
+            Some(ram) if ram.bytes() == config.memory_bytes => ram,
+            Some(ram) => {
+                Err(MemoryError::FileSize { expected: config.memory_bytes, found: ram.bytes() })?
+            }
+            None => Arc::new(GuestRam::new(config.memory_bytes)?),
+        };
+        let io = IoThread::start()?;
+        let vm = Arc::new(Vm::new(Arc::clone(&ram), io.handle().clone())?);
+        if usize::from(cpus) > vm.caps().max_vcpus {
+            return Err(MachineError::Cpus { asked: cpus, most: vm.caps().max_vcpus });
+        }
+        let (com1, cmos) = platform(&vm, config.console)?;
+        let domain = domain(&ram)?;
+        let wiring: Arc<dyn Wiring> = Arc::clone(&vm) as _;
+        let devices = DeviceSet::new(&config.devices, &config.plugin_dirs, &domain, &wiring)?;
+        let (model, vcpus) = processors(&vm, cpus)?;
+        Ok(Self { vcpus, io, devices, domain, com1, cmos, model, vm, ram })
+    }
+
+    /// Guest RAM.
+    #[must_use]
+    pub fn ram(&self) -> &Arc<GuestRam> {
+        &self.ram
+    }
+
+    /// The KVM VM; also the machine's [`Wiring`].
+    #[must_use]
+    pub fn vm(&self) -> &Arc<Vm> {
+        &self.vm
+    }
+
+    /// The devices.
+    #[must_use]
+    pub fn devices(&self) -> &DeviceSet {
+        &self.devices
+    }
+
+    /// The address space that all devices do DMA in.
+    #[must_use]
+    pub fn domain(&self) -> &Domain {
+        &self.domain
+    }
+
+    /// The CPU that the guest sees.
+    #[must_use]
+    pub fn model(&self) -> &CpuModel {
+        &self.model
+    }
+
+    /// Number of vCPUs.
+    #[must_use]
+    pub fn cpus(&self) -> u8 {
+        u8::try_from(self.vcpus.len()).unwrap_or(MAX_CPUS)
+    }
+
+    /// Where the console's output goes.
+    #[must_use]
+    pub fn console(&self) -> &Output {
+        self.com1.output()
+    }
+
+    /// A dirty log for this machine's vCPUs, off, with its buffers. Make it before a migration
+    /// begins, and one at a time.
+    #[must_use]
+    pub fn dirty_log(&self) -> DirtyLog {
+        DirtyLog::new(&self.vm)
+    }
+
+    /// A clean bitmap over all GPAs of RAM, the hole included.
+    #[must_use]
+    pub fn ram_bitmap(&self) -> Option<DirtyBitmap> {
+        DirtyBitmap::new(Gpa(0)..Gpa::from_page(self.ram.end_page())?).ok()
+    }
+
+    /// Puts a kernel into fresh RAM and the first vCPU at its entry.
+    ///
+    /// # Errors
+    /// The kernel cannot be started, or vCPU 0 is not parked.
+    pub fn load_kernel(&self, kernel: &Kernel<'_>) -> Result<(), MachineError> {
+        let entry = boot::load(&self.ram, kernel)?;
+        if let Some(first) = self.vcpus.first() {
+            setup::pvh_entry(&first.inner()?.fd, entry.rip, entry.start_info)?;
+        }
+        Ok(())
+    }
+
+    /// Starts the vCPUs, each holding its permit until it has stopped. I/O thread and devices are
+    /// started apart, before: [`unpark_io`](Self::unpark_io), [`devices`](Self::devices).
+    ///
+    /// # Errors
+    /// Not as many permits as vCPUs, or a vCPU is not parked; those before it then run.
+    pub fn start<P: Send + 'static>(&self, permits: Vec<P>) -> Result<(), MachineError> {
+        let (given, cpus) = (permits.len(), self.vcpus.len());
+        if given != cpus {
+            return Err(MachineError::Permits { given, cpus });
+        }
+        for (vcpu, permit) in self.vcpus.iter().zip(permits) {
+            let permit: Box<dyn Any + Send> = Box::new(permit);
+            vcpu.start(permit)?;
+        }
+        Ok(())
+    }
+
+    /// Stops all vCPUs: out of the guest, port and MMIO accesses completed, permits given back.
+    /// Those that have stopped by themselves are no error.
+    ///
+    /// # Errors
+    /// One still runs after `deadline`: a device's register access hangs. It stops when that ends.
+    pub fn pause_vcpus(&self, deadline: Duration) -> Result<(), MachineError> {
+        let until = Instant::now() + deadline;
+        self.vcpus.iter().for_each(Vcpu::kick);
+        Ok(self.vcpus.iter().try_for_each(|vcpu| vcpu.wait_parked(until))?)
+    }
+
+    /// Starts the vCPUs again after [`pause_vcpus`](Self::pause_vcpus), with new permits.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start).
+    pub fn resume<P: Send + 'static>(&self, permits: Vec<P>) -> Result<(), MachineError> {
+        self.start(permits)
+    }
+
+    /// True if no vCPU runs.
+    #[must_use]
+    pub fn is_parked(&self) -> bool {
+        self.vcpus.iter().all(|vcpu| vcpu.phase() != Phase::Running)
+    }
+
+    /// True if a stop was asked for and the vCPUs have not been started since.
+    #[must_use]
+    pub fn stop_requested(&self) -> bool {
+        self.vcpus.iter().any(Vcpu::stopping)
+    }
+
+    /// Parks the I/O thread: no doorbell, no console input is handled from its return on.
+    ///
+    /// # Errors
+    /// A handler still runs after `deadline`.
+    pub fn park_io(&self, deadline: Duration) -> Result<(), MachineError> {
+        Ok(self.io.handle().park(deadline)?)
+    }
+
+    /// Lets the I/O thread go on.
+    pub fn unpark_io(&self) {
+        self.io.handle().unpark();
+    }
+
+    /// An empty buffer for [`save_cpu_state`](Self::save_cpu_state), large enough that saving
+    /// does not allocate for it.
+    #[must_use]
+    pub fn state_buffer(&self) -> Vec<u8> {
+        Vec::with_capacity(STATE_BYTES)
+    }
+
+    /// Saves vCPUs, interrupt controllers, clock and platform devices into `out` (emptied
+    /// before). vCPUs must be parked, devices in STOP, the I/O thread parked, irqfds off.
+    ///
+    /// # Errors
+    /// A vCPU is not parked, or KVM refuses.
+    pub fn save_cpu_state(&self, out: &mut Vec<u8>) -> Result<(), StateError> {
+        let caps = self.vm.caps();
+        let mut writer = Writer::new(out, u16::from(self.cpus()));
+        for vcpu in &self.vcpus {
+            let mut inner = vcpu.inner()?;
+            state::save(&mut inner, caps, vcpu.id().into(), &mut writer)?;
+        }
+        irqchip::save(self.vm.fd(), &mut writer)?;
+        writer.put(Tag::Clock, 0, clock::save(self.vm.fd())?.as_bytes());
+        writer.put(Tag::Serial, 0, &self.com1.save());
+        writer.put(Tag::Cmos, 0, &[self.cmos.index()]);
+        Ok(())
+    }
+
+    /// Loads what [`save_cpu_state`](Self::save_cpu_state) saved, on a machine that has never run
+    /// or is parked. Irqfds must be off.
+    ///
+    /// # Errors
+    /// What is wrong with the state, or what KVM refuses; the machine must then not be started.
+    pub fn load_cpu_state(&self, bytes: &[u8]) -> Result<(), StateError> {
+        let caps = self.vm.caps();
+        let reader = Reader::new(bytes, self.cpus().into())?;
+        irqchip::load(self.vm.fd(), &reader)?;
+        let time = clock::load(self.vm.fd(), caps, &reader.get(Tag::Clock, 0)?)?;
+        for vcpu in &self.vcpus {
+            let mut inner = vcpu.inner()?;
+            state::load(&mut inner, caps, vcpu.id().into(), &reader, &time)?;
+        }
+        let [index] = reader.get::<[u8; 1]>(Tag::Cmos, 0)?;
+        self.cmos.set_index(index);
+        // Last: it may raise its interrupt again, which goes to controllers loaded above.
+        self.com1.load(reader.bytes(Tag::Serial, 0)?)
+    }
+
+    /// The oldest thing that the guest did that concerns its owner, waiting at most `timeout`.
+    /// The vCPU that did it has stopped; the others run on until they are stopped.
+    pub fn wait_event(&self, timeout: Duration) -> Option<GuestEvent> {
+        self.vm.events().wait(timeout)
+    }
+
+    /// Stops vCPUs and I/O thread for good and writes out the console.
+    ///
+    /// # Errors
+    /// A vCPU or a handler still runs after `deadline`.
+    pub fn stop(&self, deadline: Duration) -> Result<(), MachineError> {
+        let paused = self.pause_vcpus(deadline);
+        let parked = self.park_io(deadline);
+        self.com1.output().flush(FLUSH);
+        paused.and(parked)
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        self.com1.output().flush(FLUSH);
+    }
+}
+
+/// COM1 and CMOS on the ports, COM1's input watched.
+fn platform(vm: &Arc<Vm>, console: ConsoleConfig) -> Result<(Arc<Com1>, Arc<Cmos>), MachineError> {
+    fn failed<E: std::error::Error + Send + Sync + 'static>(
+        what: &'static str,
+    ) -> impl FnOnce(E) -> MachineError {
+        move |e| MachineError::Platform { what, source: Box::new(e) }
+    }
+    let (input, output) = console.open()?;
+    let output = Output::new(output, vm.io());
+    let com1 = Com1::new(output, vm.io()).map_err(failed("serial console"))?;
+    vm.fd()
+        .register_irqfd(com1.interrupt(), layout::COM1_GSI)
+        .map_err(refused("bind the serial console's interrupt"))?;
+    let ports = layout::COM1..layout::COM1 + serial::PORTS;
+    vm.claim_pio(ports, Arc::clone(&com1) as _).map_err(failed("serial console"))?;
+    if let Some(input) = input
+        && let Err(e) = com1.attach_input(input)
+    {
+        // A regular file or /dev/null: epoll cannot watch it, and the guest runs without.
+        tracing::info!("the console has no input: {e}");
+    }
+    let cmos = Arc::new(Cmos::default());
+    let ports = layout::CMOS_PORT..layout::CMOS_PORT + 2;
+    vm.claim_pio(ports, Arc::clone(&cmos) as _).map_err(failed("CMOS clock"))?;
+    Ok((com1, cmos))
+}
+
+/// The second stage: GPA to OA for all of RAM.
+fn domain(ram: &Arc<GuestRam>) -> Result<Domain, DomainError> {
+    let domain = Domain::new(Arc::clone(ram) as Arc<dyn Memory>, DomainConfig::default())?;
+    for range in ram.ranges() {
+        let gpa = range.gpa..Gpa(range.gpa.0 + range.len);
+        domain.map(gpa, range.oa, Perm::READ_WRITE)?;
+    }
+    Ok(domain)
+}
+
+/// The vCPUs and the model that they share. Its frequency is asked of the first one: it belongs to
+/// vCPUs, not to KVM.
+fn processors(vm: &Arc<Vm>, cpus: u8) -> Result<(CpuModel, Vec<Vcpu>), MachineError> {
+    let fds = (0..cpus).map(|id| {
+        let fd = vm.fd().create_vcpu(id.into()).map_err(refused(format!("create vCPU {id}")))?;
+        Ok((id, fd))
+    });
+    let fds: Vec<_> = fds.collect::<Result<_, VmError>>()?;
+    let khz = fds.first().and_then(|(_, fd)| fd.get_tsc_khz().ok()).unwrap_or(0);
+    let model = CpuModel::host(vm.kvm(), vm.caps(), khz)?;
+    let vcpus = fds.into_iter().map(|(id, fd)| Vcpu::new(vm, fd, id, &model, cpus));
+    let vcpus = vcpus.collect::<Result<_, _>>()?;
+    Ok((model, vcpus))
+}

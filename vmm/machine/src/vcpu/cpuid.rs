@@ -1,0 +1,168 @@
+//! The CPU that a guest sees: what this host's KVM supports, less what cannot be moved, with the
+//! topology of one socket and the hypervisor's leaves.
+
+use kvm_bindings::{
+    CpuId, KVM_CPUID_FLAG_SIGNIFCANT_INDEX, KVM_MAX_CPUID_ENTRIES, kvm_cpuid_entry2,
+};
+use kvm_ioctls::Kvm;
+
+use crate::caps::Caps;
+use crate::vm::{VmError, refused};
+
+/// First leaf of the hypervisor: highest leaf and signature.
+const HYPERVISOR: u32 = 0x4000_0000;
+/// Leaf by convention of several hypervisors: TSC and APIC bus frequency in kHz.
+const TIMING: u32 = 0x4000_0010;
+/// KVM's local APIC timer counts nanoseconds.
+const APIC_BUS_KHZ: u32 = 1_000_000;
+
+// Leaf 1, ECX.
+const VMX: u32 = 1 << 5;
+const X2APIC: u32 = 1 << 21;
+const TSC_DEADLINE: u32 = 1 << 24;
+const UNDER_HYPERVISOR: u32 = 1 << 31;
+// Leaf 1, EDX.
+const HTT: u32 = 1 << 28;
+// Leaf 0x8000_0001, ECX.
+const SVM: u32 = 1 << 2;
+const PERF_CORE: u32 = 1 << 23;
+
+/// The CPUID table and TSC frequency that all vCPUs of a machine share.
+#[derive(Debug, Clone)]
+pub struct CpuModel {
+    entries: Vec<kvm_cpuid_entry2>,
+    tsc_khz: u32,
+}
+
+impl CpuModel {
+    /// The model of this host. `tsc_khz` is the guest's TSC frequency, 0 if
+    /// it is not stable.
+    ///
+    /// # Errors
+    /// KVM does not say what it supports.
+    pub fn host(kvm: &Kvm, caps: &Caps, tsc_khz: u32) -> Result<Self, VmError> {
+        let supported = kvm
+            .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
+            .map_err(refused("say what CPUID it supports"))?;
+        let mut entries: Vec<_> = supported
+            .as_slice()
+            .iter()
+            .copied()
+            // Topology is ours; leaf 0xB is made anew below.
+            .filter(|e| !matches!(e.function, 0xB | 0x1F | TIMING))
+            .collect();
+        let highest = entries.iter().find(|e| e.function == 0).map_or(0, |e| e.eax);
+        for entry in &mut entries {
+            adjust(entry, caps);
+        }
+        if highest >= 0xB {
+            entries.extend((0..3).map(|index| kvm_cpuid_entry2 {
+                function: 0xB,
+                index,
+                flags: KVM_CPUID_FLAG_SIGNIFCANT_INDEX,
+                ..Default::default()
+            }));
+        }
+        if tsc_khz != 0 {
+            entries.push(kvm_cpuid_entry2 {
+                function: TIMING,
+                eax: tsc_khz,
+                ebx: APIC_BUS_KHZ,
+                ..Default::default()
+            });
+        }
+        Ok(Self { entries, tsc_khz })
+    }
+
+    /// Frequency of the guest's TSC.
+    #[must_use]
+    pub fn tsc_khz(&self) -> u32 {
+        self.tsc_khz
+    }
+
+    /// A number that two hosts share if and only if (but for chance) they offer the same CPU.
+    /// The frequency is not part of it.
+    #[must_use]
+    pub fn fingerprint(&self) -> u64 {
+        // FNV-1a, 64 bits.
+        let mut hash = 0xCBF2_9CE4_8422_2325_u64;
+        for e in &self.entries {
+            // Leaf 0xD says in EBX what is enabled at the moment; leaf 1's EBX has the APIC id.
+            let ebx = if matches!(e.function, 1 | 0xD) { 0 } else { e.ebx };
+            let values = if e.function == TIMING { [0; 3] } else { [e.eax, e.ecx, e.edx] };
+            for word in [e.function, e.index, e.flags, ebx].into_iter().chain(values) {
+                for byte in word.to_le_bytes() {
+                    hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01B3);
+                }
+            }
+        }
+        hash
+    }
+
+    /// The table of vCPU `id` of `count`: all cores of one socket, one thread each.
+    ///
+    /// # Errors
+    /// More entries than KVM takes.
+    pub fn for_vcpu(&self, id: u8, count: u8) -> Result<CpuId, VmError> {
+        let (id, count) = (u32::from(id), u32::from(count.max(1)));
+        let core_bits = count.next_power_of_two().trailing_zeros();
+        let entries: Vec<_> =
+            self.entries.iter().map(|e| topology(*e, id, count, core_bits)).collect();
+        CpuId::from_entries(&entries).map_err(|e| VmError::Refused {
+            what: format!("take {} CPUID entries", entries.len()),
+            source: std::io::Error::other(format!("{e:?}")),
+        })
+    }
+}
+
+/// Takes away what cannot be moved, and says what KVM supports without listing it.
+fn adjust(e: &mut kvm_cpuid_entry2, caps: &Caps) {
+    match e.function {
+        1 => {
+            // Nested guests have state that is not saved here.
+            e.ecx &= !VMX;
+            e.ecx |= UNDER_HYPERVISOR | X2APIC;
+            e.ecx = if caps.tsc_deadline { e.ecx | TSC_DEADLINE } else { e.ecx & !TSC_DEADLINE };
+        }
+        // Performance counters: what they count does not move.
+        0xA => (e.eax, e.ebx, e.ecx, e.edx) = (0, 0, 0, 0),
+        0x8000_0001 => e.ecx &= !(SVM | PERF_CORE),
+        0x8000_000A | 0x8000_0022 => (e.eax, e.ebx, e.ecx, e.edx) = (0, 0, 0, 0),
+        HYPERVISOR => e.eax = e.eax.max(TIMING),
+        _ => {}
+    }
+}
+
+fn topology(mut e: kvm_cpuid_entry2, id: u32, count: u32, core_bits: u32) -> kvm_cpuid_entry2 {
+    match e.function {
+        1 => {
+            e.ebx = (e.ebx & 0x0000_FFFF) | (count << 16) | (id << 24);
+            e.edx = if count > 1 { e.edx | HTT } else { e.edx & !HTT };
+        }
+        // Cache parameters: the last level is shared by all cores, the others by none.
+        4 if e.eax & 0x1F != 0 => {
+            let shared = if (e.eax >> 5) & 7 >= 3 { count - 1 } else { 0 };
+            e.eax = (e.eax & 0x3FFF) | (shared << 14) | (((1 << core_bits) - 1) << 26);
+        }
+        0xB => {
+            e.edx = id;
+            (e.eax, e.ebx, e.ecx) = match e.index {
+                0 => (0, 1, 1 << 8),
+                1 => (core_bits, count, (2 << 8) | 1),
+                other => (0, 0, other),
+            };
+        }
+        0x8000_0008 => e.ecx = (e.ecx & !0xF0FF) | (count - 1) | (core_bits << 12),
+        0x8000_001E => {
+            e.eax = id;
+            e.ebx = (e.ebx & !0xFFFF) | id;
+            e.ecx = 0;
+        }
+        _ => {}
+    }
+    e
+}
+
+#[cfg(test)]
+#[path = "cpuid_test.rs"]
+mod tests;
