@@ -29,7 +29,10 @@ pub fn run(mut drivers: Drivers) -> ! {
     let begin = clock::now();
     // Nothing is filled where the set-up has failed.
     let mut worker = (!failed()).then(|| Worker::fill(0));
-    while worker.is_some() && !failed() && !cpu::used(options.vcpus).all(|cpu| cpu.filled.load(Acquire)) {
+    while worker.is_some()
+        && !failed()
+        && !cpu::used(options.vcpus).all(|cpu| cpu.filled.load(Acquire))
+    {
         cpu::beat(0);
     }
     if worker.is_some() {
@@ -143,7 +146,12 @@ impl Control {
     }
 }
 
-fn finish(action: Action, control: &Control, worker: Option<&mut Worker>, drivers: &mut Drivers) -> ! {
+fn finish(
+    action: Action,
+    control: &Control,
+    worker: Option<&mut Worker>,
+    drivers: &mut Drivers,
+) -> ! {
     match action {
         Action::Reset => power::reset(control.hz),
         Action::TripleFault => gate::crash(),

@@ -3,10 +3,12 @@
 #![no_main]
 
 mod apic;
+mod areas;
 mod clock;
 mod control;
 mod cpu;
 mod dma;
+mod driver;
 mod fail;
 mod gate;
 mod idt;

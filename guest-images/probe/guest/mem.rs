@@ -45,7 +45,10 @@ unsafe extern "C" fn memcmp(one: *const u8, other: *const u8, len: usize) -> i32
     while at + 8 <= len {
         // SAFETY: the caller's promise: both ranges are valid, and this is inside.
         let (a, b) = unsafe {
-            (one.add(at).cast::<u64>().read_unaligned(), other.add(at).cast::<u64>().read_unaligned())
+            (
+                one.add(at).cast::<u64>().read_unaligned(),
+                other.add(at).cast::<u64>().read_unaligned(),
+            )
         };
         if a != b {
             break;

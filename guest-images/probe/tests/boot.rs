@@ -216,7 +216,21 @@ fn an_interrupt_too_many_is_counted() {
     if skipped("an_interrupt_too_many_is_counted") {
         return;
     }
-    let mut machine = with_dma(Fault::TwoInterrupts, 1000);
-    machine.until("DMA", |console| console.last().is_some_and(|last| last.dma >= 200));
+    let mut machine = with_dma(Fault::ExtraInterrupt, 1000);
+    machine.until("count", |console| console.last().is_some_and(|last| last.extra != 0));
+    let dma = machine.console.last().map_or(0, |last| last.dma);
+    machine.until("DMA", |console| console.last().is_some_and(|last| last.dma >= dma + 100));
     assert_eq!(machine.console.last().map(|last| last.extra), Some(1));
+}
+
+#[test]
+fn an_interrupt_on_a_stray_vector_is_found() {
+    if skipped("an_interrupt_on_a_stray_vector_is_found") {
+        return;
+    }
+    let mut machine = Machine::boot(&quick(), 32, None);
+    machine.until("load", |console| console.status_lines() >= 1);
+    machine.interrupt(0x77);
+    machine.until("FAIL", |console| console.fail().is_some());
+    assert_eq!(machine.console.fail(), Some("FAIL interrupt at stray-vector count=1"));
 }

@@ -13,6 +13,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use drogher_probe::{Console, Options};
+use kvm_bindings::kvm_msi;
 use kvm_ioctls::{Kvm, VcpuExit, VcpuFd, VmFd};
 use libc::{c_void, siginfo_t};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
@@ -110,6 +111,13 @@ impl Machine {
         lock(&self.shared.input).extend(letter.to_string().bytes());
     }
 
+    /// Sends an interrupt that the guest asked nobody for.
+    pub fn interrupt(&self, vector: u8) {
+        let (address_lo, data) = (0xfee0_0000, u32::from(vector));
+        let msi = kvm_msi { address_lo, data, ..kvm_msi::default() };
+        self.shared.vm.signal_msi(msi).expect("KVM takes the MSI");
+    }
+
     /// Changes a byte of guest memory behind the guest's back.
     pub fn spoil(&self, gpa: u64) {
         let at = GuestAddress(gpa);
@@ -174,7 +182,7 @@ impl Shared {
                 Ok(VcpuExit::IoOut(port, data)) => self.port_write(port, data),
                 Ok(VcpuExit::IoIn(port, data)) => self.port_read(port, data),
                 Ok(VcpuExit::MmioRead(at, data)) => match &self.ndma {
-                    Some(ndma) => lock(ndma).read(at, data),
+                    Some(ndma) => lock(ndma).read(at, data, &self.vm),
                     None => data.fill(0xff),
                 },
                 Ok(VcpuExit::MmioWrite(at, data)) => {

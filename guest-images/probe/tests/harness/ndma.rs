@@ -9,7 +9,7 @@ const BAR0: u32 = 0xe000_0000;
 const BAR4: u32 = 0xe010_0000;
 const SCRATCH: usize = 64 << 10;
 
-/// What the device does wrong, always on its hundredth descriptor.
+/// What the device does wrong, from its hundredth descriptor on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
     /// Nothing.
@@ -24,8 +24,8 @@ pub enum Fault {
     LostInterrupt,
     /// Takes no descriptor from then on.
     Stuck,
-    /// Sends an interrupt twice.
-    TwoInterrupts,
+    /// Sends an interrupt when COMPLETED is read.
+    ExtraInterrupt,
     /// Sends an error interrupt.
     Error,
     /// Reports a descriptor more than it did in COMPLETED.
@@ -109,10 +109,14 @@ impl Ndma {
         at.checked_sub(u64::from(self.config[bar])).filter(|offset| decoding && *offset < 4096)
     }
 
-    pub fn read(&self, at: u64, data: &mut [u8]) {
+    pub fn read(&mut self, at: u64, data: &mut [u8], vm: &VmFd) {
         data.fill(0xff);
         let Some(offset) = self.offset(at, 4) else { return };
         let wrong = self.fault == Fault::WrongCount && self.completed >= 100;
+        if offset == 0x28 && self.fault == Fault::ExtraInterrupt && self.seen >= 100 {
+            self.fault = Fault::None;
+            self.interrupt(0, vm);
+        }
         let value = match offset {
             0x00 => 0x414d_444e,
             0x04 => 1,
@@ -176,7 +180,7 @@ impl Ndma {
                 break;
             }
             let now = self.seen == 100;
-            let (lost, twice) = (wrong(Fault::LostInterrupt), now && wrong(Fault::TwoInterrupts));
+            let lost = wrong(Fault::LostInterrupt);
             let (error, result) = (now && wrong(Fault::Error), now && wrong(Fault::WrongResult));
             words[5] = self.execute(&words, memory) ^ u64::from(result);
             words[0] = words[0] & !(1 << 16) | 1 << 32;
@@ -184,9 +188,6 @@ impl Ndma {
             self.completed += 1;
             self.next = (self.next + 1) % self.entries;
             if words[0] & 1 << 17 != 0 && self.control & 4 != 0 && !lost {
-                self.interrupt(0, vm);
-            }
-            if twice {
                 self.interrupt(0, vm);
             }
             if error {
