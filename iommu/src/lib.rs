@@ -44,3 +44,18 @@ pub use stage1::{Bypass, Stage1, Stage1Page};
 
 pub use drogher_iommu_types as types;
 pub use drogher_iommu_types::{BitmapError, DirtyBitmap, Gpa, Iova, Oa, PAGE_SIZE, PageCount, Rid};
+
+// Declared here and not beside their subjects: the models compile those files again, without them.
+#[cfg(test)]
+mod access_test;
+#[cfg(test)]
+mod dirty_test;
+#[cfg(test)]
+mod domain_test;
+#[cfg(test)]
+mod heap_test;
+#[cfg(test)]
+mod log_test;
+#[cfg(test)]
+#[path = "spec/second_stage_test.rs"]
+mod second_stage_test;

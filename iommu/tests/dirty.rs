@@ -64,8 +64,8 @@ fn a_harvest_waits_for_a_write_in_flight() {
     let config = DomainConfig { drain_deadline: common::PATIENCE, ..DomainConfig::default() };
     let bench = Bench::over(memory.clone(), config);
     bench.domain.start_tracking().expect("nothing is in flight");
-    memory.close();
     thread::scope(|scope| {
+        let closed = memory.close();
         scope.spawn(|| bench.write(1, b"late"));
         memory.wait_for_write();
         let harvest = scope.spawn(|| {
@@ -78,7 +78,7 @@ fn a_harvest_waits_for_a_write_in_flight() {
         wait_until("the harvest to end or to wait", || {
             harvest.is_finished() || bench.domain.drain_sleeps() > 0
         });
-        memory.open();
+        drop(closed);
         let (reported, copy) = harvest.join().expect("no panic");
         assert_eq!(reported, [1]);
         assert_eq!(&copy, b"late", "the page was copied before the write had ended");
@@ -199,8 +199,8 @@ fn an_access_past_the_deadline_is_an_error_that_names_the_device() {
     let bench = Bench::over(memory.clone(), config);
     bench.domain.start_tracking().expect("nothing is in flight");
     let late = bench.domain.attach(Rid(0x1234)).expect("a new id");
-    memory.close();
     thread::scope(|scope| {
+        let closed = memory.close();
         scope.spawn(|| late.write(Iova(PAGE_SIZE), b"late").expect("mapped"));
         memory.wait_for_write();
         let names_it = |error: &DrainError| {
@@ -217,7 +217,7 @@ fn an_access_past_the_deadline_is_an_error_that_names_the_device() {
         assert!(matches!(&revoke, Err(e) if names_it(e)), "{revoke:?}");
         let unmap = bench.domain.unmap(pages(3..4));
         assert!(matches!(&unmap, Err(DomainError::Drain(e)) if names_it(e)), "{unmap:?}");
-        memory.open();
+        drop(closed);
     });
     bench.domain.read_and_clear_dirty(pages(0..4), &bench.bitmap).expect("it has ended");
     let refused = late.write(Iova(0), &[1]).expect_err("revoked all the same");
@@ -229,8 +229,8 @@ fn revoke_waits_for_a_write_in_flight_and_nothing_comes_after() {
     let memory = Gate::new(4);
     let config = DomainConfig { drain_deadline: common::PATIENCE, ..DomainConfig::default() };
     let bench = Bench::over(memory.clone(), config);
-    memory.close();
     thread::scope(|scope| {
+        let closed = memory.close();
         scope.spawn(|| bench.write(0, b"x"));
         memory.wait_for_write();
         let revoke = scope.spawn(|| bench.device.revoke());
@@ -238,7 +238,7 @@ fn revoke_waits_for_a_write_in_flight_and_nothing_comes_after() {
             revoke.is_finished() || bench.domain.drain_sleeps() > 0
         });
         assert!(!revoke.is_finished(), "the write is still in flight");
-        memory.open();
+        drop(closed);
         assert_eq!(revoke.join().expect("no panic"), Ok(()));
     });
     let accesses = bench.device.accesses();

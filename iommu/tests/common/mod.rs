@@ -87,6 +87,16 @@ pub struct Gate {
     changed: Condvar,
 }
 
+/// A gate that is closed.
+pub struct Closed<'a>(&'a Gate);
+
+impl Drop for Closed<'_> {
+    fn drop(&mut self) {
+        self.0.state.lock().expect("not poisoned").closed = false;
+        self.0.changed.notify_all();
+    }
+}
+
 #[derive(Default)]
 struct GateState {
     closed: bool,
@@ -105,13 +115,11 @@ impl Gate {
         })
     }
 
-    pub fn close(&self) {
+    /// Holds writes up until what it returns is dropped, be it by a test that fails.
+    #[must_use]
+    pub fn close(&self) -> Closed<'_> {
         self.state.lock().expect("not poisoned").closed = true;
-    }
-
-    pub fn open(&self) {
-        self.state.lock().expect("not poisoned").closed = false;
-        self.changed.notify_all();
+        Closed(self)
     }
 
     /// Waits until a write stands at the closed gate.
