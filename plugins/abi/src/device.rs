@@ -4,7 +4,7 @@ use crate::{HostCtx, HostTable, Str};
 use core::ffi::c_void;
 
 /// Largest region, in bytes.
-pub const DROGHER_REGION_SIZE_MAX: u64 = 1 << 32;
+pub const DROGHER_REGION_SIZE_MAX: u64 = 0x1_0000_0000;
 /// Smallest region, in bytes.
 pub const DROGHER_REGION_SIZE_MIN: u64 = 16;
 /// BAR indices 0 to 3 are the plugin's; 4 and 5 are the host's (MSI-X table and PBA).

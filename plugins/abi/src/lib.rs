@@ -5,10 +5,7 @@
 //! ownership, deadlines and the memory model is `DESIGN.md`; the comments here are the short form
 //! and go into the header, so they speak to an author in C.
 #![no_std]
-#![expect(
-    unsafe_code,
-    reason = "Tables of C function pointers are shared between threads"
-)]
+#![expect(unsafe_code, reason = "Tables of C function pointers are shared between threads")]
 
 mod descriptor;
 mod device;

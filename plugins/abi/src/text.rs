@@ -15,17 +15,11 @@ pub struct Str {
 
 impl Str {
     /// The empty text.
-    pub const EMPTY: Str = Str {
-        ptr: core::ptr::null(),
-        len: 0,
-    };
+    pub const EMPTY: Str = Str { ptr: core::ptr::null(), len: 0 };
 
     /// Text that lives for ever.
     pub const fn from_static(text: &'static str) -> Str {
-        Str {
-            ptr: text.as_ptr().cast(),
-            len: text.len() as u64,
-        }
+        Str { ptr: text.as_ptr().cast(), len: text.len() as u64 }
     }
 }
 
