@@ -140,6 +140,24 @@ pub struct ConfigBlock {
 }
 
 impl ConfigBlock {
+    /// Nothing yet.
+    pub(crate) fn empty() -> Self {
+        Self {
+            vm_id: VmId([0; 16]),
+            lease: LeaseIdentity { path: PathBuf::new(), device: 0, inode: 0 },
+            epoch: 0,
+            page_size: 4096,
+            memory: Vec::new(),
+            cpus: 0,
+            tsc_khz: 0,
+            cpuid: Vec::new(),
+            machine_state_version: 0,
+            machine_state_min_reader: 0,
+            max_machine_state: 0,
+            devices: Vec::new(),
+        }
+    }
+
     /// Pages of RAM, all regions together.
     #[must_use]
     pub fn total_pages(&self) -> u64 {

@@ -37,7 +37,8 @@ pub enum Event {
     NoAnswer,
     /// The lease was tried.
     Lease(Look),
-    /// The grace has ended, and the lease was tried once more after that.
+    /// The grace has ended. The lease is tried once more: time alone decides nothing, since this
+    /// process may have stood still since its last try.
     GraceOver,
     /// The epoch is written and permits are lent, or that failed.
     Entered {
@@ -107,7 +108,7 @@ enum State {
     Loading,
     SayReady,
     AwaitCommit,
-    Trying,
+    Trying { last: bool },
     Entering,
     Starting,
     SayRunning,
@@ -143,7 +144,7 @@ impl Destination {
             State::Loading => Action::Load,
             State::SayReady => Action::SayReady { epoch: self.epoch },
             State::AwaitCommit => Action::AwaitCommit,
-            State::Trying => Action::TryLease,
+            State::Trying { .. } => Action::TryLease,
             State::Entering => Action::Enter { epoch: raised },
             State::Starting => Action::Start,
             State::SayRunning => Action::SayRunning { epoch: raised },
@@ -161,12 +162,10 @@ impl Destination {
             (State::SayReady, Event::ReadySaid) => State::AwaitCommit,
             // From READY on the lease decides, whatever is said or not said.
             (State::AwaitCommit, Event::Commit { .. } | Event::NoAnswer | Event::Failed) => {
-                State::Trying
+                State::Trying { last: false }
             }
-            (State::Trying, Event::Lease(look)) => self.trying(look),
-            (State::Trying, Event::GraceOver) => {
-                State::Done(Verdict::Halted { epoch_moved: false })
-            }
+            (State::Trying { last }, Event::Lease(look)) => self.trying(last, look),
+            (State::Trying { .. }, Event::GraceOver) => State::Trying { last: true },
             (State::Entering, Event::Entered { ok: true }) => State::Starting,
             // Not raised, so the source may still take it back.
             (State::Entering, Event::Entered { ok: false }) => {
@@ -179,17 +178,18 @@ impl Destination {
         };
     }
 
-    fn trying(&self, look: Look) -> State {
-        let moved = State::Done(Verdict::Halted { epoch_moved: true });
+    fn trying(&self, last: bool, look: Look) -> State {
+        let halted = |epoch_moved| State::Done(Verdict::Halted { epoch_moved });
         match look {
             Look::Taken(seen) if seen.is_still(self.epoch) => State::Entering,
             Look::Taken(_) if mutant!("epoch-not-compared") => State::Entering,
-            Look::Taken(_) => moved,
+            Look::Taken(_) => halted(true),
             Look::Busy(_) if mutant!("lease-not-checked") => State::Entering,
             // The source went on: its state is newer than the one here.
-            Look::Busy(Some(seen)) if !seen.is_still(self.epoch) => moved,
-            Look::Busy(_) => State::Trying,
-            Look::Broken => State::Done(Verdict::Halted { epoch_moved: false }),
+            Look::Busy(Some(seen)) if !seen.is_still(self.epoch) => halted(true),
+            Look::Busy(_) if last => halted(false),
+            Look::Busy(_) => State::Trying { last },
+            Look::Broken => halted(false),
         }
     }
 }

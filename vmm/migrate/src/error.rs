@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::blocker::BlockerList;
+use crate::blocker::{Blocker, BlockerCode, BlockerList};
 use crate::host::GuestEnd;
 use crate::lease::LeaseError;
 use crate::link::LinkError;
@@ -28,6 +28,16 @@ pub enum Error {
         /// What it said.
         #[source]
         source: HostError,
+    },
+    /// The machine on this side broke a rule of the host trait.
+    #[error("The machine breaks a rule at {call} in phase {phase}: {what}")]
+    HostRule {
+        /// The phase.
+        phase: Phase,
+        /// The method of the host trait.
+        call: &'static str,
+        /// Which rule.
+        what: String,
     },
     /// The link failed, or the peer has gone.
     #[error("The link to the other side broke in phase {phase}")]
@@ -128,6 +138,30 @@ pub enum Error {
     /// The machine describes itself in a way that no destination could accept.
     #[error("This machine cannot be described to a destination:\n{0}")]
     Config(BlockerList),
+}
+
+impl Error {
+    /// Wraps a machine's error.
+    pub(crate) fn host<E>(phase: Phase, call: &'static str) -> impl FnOnce(E) -> Self
+    where
+        E: std::error::Error + Send + Sync + 'static,
+    {
+        move |source| Self::Host { phase, call, source: Box::new(source) }
+    }
+
+    /// Wraps a lease's error.
+    pub(crate) fn lease(phase: Phase) -> impl FnOnce(LeaseError) -> Self {
+        move |source| Self::Lease { phase, source }
+    }
+
+    /// RAM that no bitmap can cover.
+    pub(crate) fn bitmap(error: drogher_iommu_types::BitmapError) -> Self {
+        Self::Config(BlockerList(vec![Blocker::new(
+            BlockerCode::Memory,
+            error.to_string(),
+            "use less RAM",
+        )]))
+    }
 }
 
 /// The whole chain of an error, in one line, for the peer and the status.

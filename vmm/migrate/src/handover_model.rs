@@ -35,8 +35,6 @@ struct SourceProcess {
     machine: Source,
     alive: bool,
     runs: bool,
-    /// The lease was tried and found held: the grace may end now.
-    tried: bool,
 }
 
 /// One destination's process, with the link between it and the source.
@@ -46,7 +44,6 @@ struct DestinationProcess {
     begun: bool,
     alive: bool,
     runs: bool,
-    tried: bool,
     up: bool,
     to_destination: Vec<Message>,
     to_source: Vec<Message>,
@@ -68,7 +65,7 @@ struct World {
     /// How often the state that was stopped in epoch n has been executed.
     executed: [u8; 8],
     io_failed: bool,
-    /// The source ran the guest when it was killed, or could not have given it away.
+    /// The source was killed when it ran the guest, or had raised the epoch to run it.
     died_with_guest: bool,
 }
 
@@ -81,7 +78,6 @@ impl World {
             begun,
             alive: begun,
             runs: false,
-            tried: false,
             up: begun,
             to_destination: Vec::new(),
             to_source: Vec::new(),
@@ -90,12 +86,7 @@ impl World {
             yielded: false,
         };
         Self {
-            source: SourceProcess {
-                machine: Source::new(FIRST_EPOCH),
-                alive: true,
-                runs: true,
-                tried: false,
-            },
+            source: SourceProcess { machine: Source::new(FIRST_EPOCH), alive: true, runs: true },
             destinations: [destination(true), destination(false)],
             attempt: 0,
             holder: Some(Who::Source),
@@ -140,7 +131,8 @@ impl World {
         if self.source.alive {
             self.source_steps(&mut out);
             let mut world = self.clone();
-            world.died_with_guest |= world.source.runs;
+            let entered = world.source.machine.action() == source::Action::Resume;
+            world.died_with_guest |= world.source.runs || entered;
             world.source.alive = false;
             world.source.runs = false;
             if world.holder == Some(Who::Source) {
@@ -248,21 +240,12 @@ impl World {
                 if let Some(Message::Running(epoch)) = first {
                     step("told running late", Event::Running { epoch }, take);
                 }
+                step("confirm over", Event::ConfirmOver, nothing);
+                step("grace over", Event::GraceOver, nothing);
                 for (look, mut world) in self.looks(Who::Source) {
-                    world.source.tried = matches!(look, Look::Busy(_));
                     world.source.machine.on(Event::Lease(look));
                     world.settle_source();
                     out.push((format!("source: {look:?}"), world));
-                }
-                if self.source.tried {
-                    let mut world = self.clone();
-                    world.source.machine.on(Event::ConfirmOver);
-                    world.settle_source();
-                    out.push(("source: confirm over".into(), world));
-                    let mut world = self.clone();
-                    world.source.machine.on(Event::GraceOver);
-                    world.settle_source();
-                    out.push(("source: grace over".into(), world));
                 }
             }
             Action::Enter { epoch } => {
@@ -277,7 +260,6 @@ impl World {
                 let mut world = self.clone();
                 world.attempt = 1;
                 world.source.machine = Source::new(self.epoch);
-                world.source.tried = false;
                 let next = world.peer();
                 next.begun = true;
                 next.alive = true;
@@ -292,10 +274,11 @@ impl World {
     /// What the driver does when the machine is done: it gives the lease up if it may not run.
     fn settle_source(&mut self) {
         use source::{Action, Verdict};
-        if let Action::Done(verdict) = self.source.machine.action() {
-            if verdict != Verdict::Stays && self.holder == Some(Who::Source) {
-                self.holder = None;
-            }
+        if let Action::Done(verdict) = self.source.machine.action()
+            && verdict != Verdict::Stays
+            && self.holder == Some(Who::Source)
+        {
+            self.holder = None;
         }
     }
 
@@ -338,19 +321,13 @@ impl World {
                 step("no commit", Event::NoAnswer, nothing);
             }
             Action::TryLease => {
+                step("grace over", Event::GraceOver, nothing);
                 for (look, mut world) in self.looks(Who::Destination(index)) {
                     let taken = matches!(look, Look::Taken(_));
                     world.destinations[index].took |= taken;
-                    world.destinations[index].tried = !taken;
                     world.destinations[index].machine.on(Event::Lease(look));
                     world.settle_destination(index);
                     out.push((format!("destination {index}: {look:?}"), world));
-                }
-                if me.tried {
-                    let mut world = self.clone();
-                    world.destinations[index].machine.on(Event::GraceOver);
-                    world.settle_destination(index);
-                    out.push((format!("destination {index}: grace over"), world));
                 }
             }
             Action::Enter { epoch } => {

@@ -17,8 +17,11 @@
 
 pub mod blocker;
 pub mod config;
+mod config_check;
 pub mod control;
+mod converge;
 pub mod destination;
+mod driver;
 pub mod error;
 pub mod host;
 pub mod lease;
@@ -37,6 +40,7 @@ mod handover_model;
 pub use blocker::{Blocker, BlockerCode, BlockerList};
 pub use config::{ConfigBlock, DeviceConfig, MemoryRegion};
 pub use control::{Control, Refusal, Request};
+pub use driver::{Env, receive, send};
 pub use error::Error;
 pub use host::{
     DestinationHost, DevicePending, DeviceRead, GuestEnd, Harvest, Paused, SourceHost, StateDigest,

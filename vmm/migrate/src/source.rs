@@ -75,7 +75,8 @@ pub enum Event {
     Lease(Look),
     /// The lease was found taken over, and has been watched for long enough.
     ConfirmOver,
-    /// The grace has ended, and the lease was tried once more after that.
+    /// The grace has ended. The lease is tried once more: time alone decides nothing, since this
+    /// process may have stood still since its last try.
     GraceOver,
     /// The epoch is written and permits are lent again, or that failed.
     Entered {
@@ -146,7 +147,7 @@ enum State {
     Releasing,
     Committing,
     AwaitRunning,
-    Contest { raised: bool },
+    Contest { raised: bool, last: bool },
     Entering,
     Resuming,
     Done(Verdict),
@@ -209,7 +210,7 @@ impl Source {
             (State::Releasing, Event::Released) => State::Committing,
             (State::Committing, Event::CommitSent) => State::AwaitRunning,
             (State::Committing | State::AwaitRunning, Event::NoAnswer) => {
-                State::Contest { raised: false }
+                State::Contest { raised: false, last: false }
             }
             (State::AwaitRunning | State::Contest { .. }, Event::Running { epoch })
                 if epoch > self.epoch =>
@@ -217,11 +218,15 @@ impl Source {
                 State::Done(Verdict::Moved { confirmed: true })
             }
 
-            (State::Contest { raised }, Event::Lease(look)) => self.contest(raised, look),
-            (State::Contest { raised: true }, Event::ConfirmOver | Event::GraceOver) => {
-                State::Done(Verdict::Moved { confirmed: false })
+            (State::Contest { raised, last }, Event::Lease(look)) => {
+                self.contest(raised, last, look)
             }
-            (State::Contest { raised: false }, Event::GraceOver) => State::Done(Verdict::Halted),
+            (State::Contest { raised: true, .. }, Event::ConfirmOver) => {
+                State::Contest { raised: true, last: true }
+            }
+            (State::Contest { raised, .. }, Event::GraceOver) => {
+                State::Contest { raised, last: true }
+            }
 
             (State::Entering, Event::Entered { ok: true }) => State::Resuming,
             (State::Entering, Event::Entered { ok: false }) => State::Done(Verdict::Stuck),
@@ -232,18 +237,31 @@ impl Source {
         };
     }
 
-    fn contest(&self, raised: bool, look: Look) -> State {
+    fn contest(&self, raised: bool, last: bool, look: Look) -> State {
+        let moved = State::Done(Verdict::Moved { confirmed: false });
         match look {
             // The lease decides, and under its lock: nobody has run since, and nobody else will.
             Look::Taken(seen) if seen.is_still(self.epoch) => State::Entering,
             Look::Taken(_) if mutant!("epoch-not-compared") => State::Entering,
             Look::Taken(seen) if seen.same_vm && seen.ended => State::Done(Verdict::Ended),
             Look::Taken(_) => State::Done(Verdict::Lost),
-            // Taken over. Its holder may be dying: its lock goes last, so wait and see.
-            Look::Busy(Some(seen)) if !seen.is_still(self.epoch) => State::Contest { raised: true },
-            Look::Busy(_) => State::Contest { raised },
-            Look::Broken if raised => State::Done(Verdict::Moved { confirmed: false }),
+            Look::Busy(seen) => {
+                // Taken over. Its holder may be dying: its lock goes last, so wait and see.
+                let raised = raised || seen.is_some_and(|seen| !seen.is_still(self.epoch));
+                match (last, raised) {
+                    (false, _) => State::Contest { raised, last },
+                    (true, true) => moved,
+                    (true, false) => State::Done(Verdict::Halted),
+                }
+            }
+            Look::Broken if raised => moved,
             Look::Broken => State::Done(Verdict::Halted),
         }
+    }
+
+    /// True if the lease was seen taken over while its holder still had it.
+    #[must_use]
+    pub const fn is_taken_over(&self) -> bool {
+        matches!(self.state, State::Contest { raised: true, .. })
     }
 }

@@ -66,7 +66,7 @@ pub(super) fn open(path: &Path, create: bool) -> Result<(File, LeaseIdentity), L
     }
     let system = fstatfs(&file).map_err(|e| io_error(&path, "examine")(e.into()))?;
     // The field is of different width and sign on different machines; the magics are 32 bits.
-    if REMOTE.iter().any(|m| (system.f_type as u64) & 0xffff_ffff == *m) {
+    if REMOTE.contains(&(system.f_type as u64 & 0xffff_ffff)) {
         return Err(unsuitable(&path, "is on a file system shared with other hosts"));
     }
     if mutant!("lease-passed") {

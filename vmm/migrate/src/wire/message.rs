@@ -161,6 +161,13 @@ message! {
     }
 }
 message! {
+    /// The configuration is accepted.
+    Accept {
+        /// The optional features chosen.
+        features: u64,
+    }
+}
+message! {
     /// The guest runs at the destination.
     Running {
         /// The epoch that it runs in.

@@ -14,7 +14,7 @@ use std::ops::Range;
 
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::message::array;
+use super::message::{array, put};
 use super::{At, WireError};
 use crate::host::PAGE_SIZE;
 
@@ -36,6 +36,17 @@ struct Run {
     first: u64,
     pages: u32,
     kind: u32,
+}
+
+/// What became of a page offered to a record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Taken {
+    /// Its contents are in the record.
+    Data,
+    /// It is in the record as a page of zeroes.
+    Zero,
+    /// It is not in the record, which has no room for its run.
+    Full,
 }
 
 /// Gathers pages for a record, in buffers that are used again for each.
@@ -88,21 +99,27 @@ impl PagesBuilder {
     }
 
     /// Takes `page`, whose contents are the `skipped`-th after what has been taken so far: pages of
-    /// zeroes leave gaps. Returns false, and takes nothing, if the record has no room for its run.
-    pub(crate) fn take(&mut self, page: u64, skipped: usize) -> bool {
+    /// zeroes leave gaps.
+    pub(crate) fn take(&mut self, page: u64, skipped: usize) -> Taken {
         let from = (self.data_pages + skipped) * PAGE_SIZE;
-        let zero = self.contents.get(from..from + PAGE_SIZE).is_none_or(is_zero);
-        if zero {
-            return self.zeroes(page..page + 1);
+        let Some(contents) = self.contents.get(from..from + PAGE_SIZE) else {
+            return Taken::Full;
+        };
+        if is_zero(contents) {
+            return match self.zeroes(page..page + 1) {
+                true => Taken::Zero,
+                false => Taken::Full,
+            };
         }
         if !self.extend(page, 1, KIND_DATA) {
-            return false;
+            return Taken::Full;
         }
         if skipped > 0 {
-            self.contents.copy_within(from..from + PAGE_SIZE, self.data_pages * PAGE_SIZE);
+            let to = self.data_pages * PAGE_SIZE;
+            self.contents.copy_within(from..from + PAGE_SIZE, to);
         }
         self.data_pages += 1;
-        true
+        Taken::Data
     }
 
     /// Takes pages that are known to be zero. Returns false if there is no room for the run.
@@ -121,12 +138,12 @@ impl PagesBuilder {
 
     fn extend(&mut self, first: u64, pages: u32, kind: u32) -> bool {
         if let Some(last) = &mut self.last {
-            let joined = last.pages.checked_add(pages);
-            if last.kind == kind && last.first + u64::from(last.pages) == first {
-                if let Some(joined) = joined {
-                    last.pages = joined;
-                    return true;
-                }
+            if last.kind == kind
+                && last.first + u64::from(last.pages) == first
+                && let Some(joined) = last.pages.checked_add(pages)
+            {
+                last.pages = joined;
+                return true;
             }
             if self.meta.len() + 2 * RUN_BYTES > PAGES_HEAD + MAX_RUNS * RUN_BYTES {
                 return false;
@@ -152,11 +169,8 @@ impl PagesBuilder {
         let contents = self.contents.get(..self.data_pages * PAGE_SIZE).unwrap_or_default();
         let hash = if self.hash { xxh3_64(contents) } else { 0 };
         let head = u32::try_from(runs).unwrap_or(u32::MAX).to_le_bytes();
-        if let Some(place) = self.meta.get_mut(..PAGES_HEAD) {
-            place.fill(0);
-            place[..4].copy_from_slice(&head);
-            place[8..].copy_from_slice(&hash.to_le_bytes());
-        }
+        put(&mut self.meta, 0, &head);
+        put(&mut self.meta, 8, &hash.to_le_bytes());
         (&self.meta, contents)
     }
 
