@@ -1,27 +1,21 @@
-//! One address space: its second stage, its requesters, its dirty state.
+//! One address space: its second stage and its requesters.
 
 use std::ops::Range;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use drogher_iommu_types::{BitmapError, DirtyBitmap, Gpa, Oa, PageCount, Rid, mutant};
+use drogher_iommu_types::{Gpa, Oa, PageCount, Rid};
 
-use crate::arena::Allocation;
-use crate::drain::{DrainError, drain};
+use crate::drain::DrainError;
 use crate::error::DomainError;
-use crate::fault::{FaultLog, FaultSummary};
-use crate::log::DirtyLog;
+use crate::fault::FaultSummary;
 use crate::memory::Memory;
 use crate::range;
-use crate::requester::{DRAIN_DEADLINE, Requester, Shared};
+use crate::requester::{DRAIN_DEADLINE, Requester};
+use crate::space::Space;
 use crate::spec::{Perm, second_stage as spec};
 use crate::stage1::{Bypass, Stage1};
-use crate::sync::{AtomicU64, Mutex, Ordering, lock};
-use crate::table::SecondStage;
-
-/// Bit 0 of the state word: D bits are recorded. The bits above are the generation.
-const TRACKING: u64 = 1;
-const GENERATION: u64 = 2;
+use crate::sync::{Ordering, lock};
 
 /// What a domain may use.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,19 +42,6 @@ impl Default for DomainConfig {
     }
 }
 
-/// What one harvest found.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct HarvestStats {
-    /// Pages whose D bit was taken, from leaves and from the log of unmapped pages.
-    pub pages: PageCount,
-    /// Of these, pages whose bit was not yet set in the caller's bitmap.
-    pub fresh: PageCount,
-    /// Of `pages`, those that had been unmapped meanwhile.
-    pub unmapped: PageCount,
-    /// How often the drain had to sleep for an access in flight.
-    pub drain_sleeps: u64,
-}
-
 /// What a domain holds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct DomainStats {
@@ -82,28 +63,6 @@ pub struct DomainStats {
 #[derive(Clone)]
 pub struct Domain(pub(crate) Arc<Space>);
 
-/// What a domain's handles and requesters share.
-pub(crate) struct Space {
-    table: SecondStage,
-    state: AtomicU64,
-    drain_sleeps: AtomicU64,
-    memory: Arc<dyn Memory>,
-    faults: FaultLog,
-    config: DomainConfig,
-    upkeep: Mutex<Upkeep>,
-    requesters: Mutex<Vec<Weak<Shared>>>,
-}
-
-/// What only one thread at a time may change.
-struct Upkeep {
-    allocation: Allocation,
-    /// Dirty pages whose leaf an unmap took.
-    log: DirtyLog,
-    mapped: u64,
-    /// A drain failed: what it was to wait for may still be in flight.
-    drain_owed: bool,
-}
-
 impl Domain {
     /// An empty domain over `memory`.
     ///
@@ -118,24 +77,7 @@ impl Domain {
         if !(4..=1 << 28).contains(&limit) {
             return Err(DomainError::BadTableLimit { limit });
         }
-        let mut allocation = Allocation::default();
-        let table = SecondStage::new(limit, &mut allocation);
-        Ok(Self(Arc::new(Space {
-            table,
-            // Not 0, which is what an empty IOTLB entry holds.
-            state: AtomicU64::new(GENERATION),
-            drain_sleeps: AtomicU64::new(0),
-            memory,
-            faults: FaultLog::new(config.fault_log),
-            config,
-            upkeep: Mutex::new(Upkeep {
-                allocation,
-                log: DirtyLog::default(),
-                mapped: 0,
-                drain_owed: false,
-            }),
-            requesters: Mutex::new(Vec::new()),
-        })))
+        Ok(Self(Arc::new(Space::new(memory, config))))
     }
 
     /// Maps `gpa`, in which nothing may be mapped yet, to memory from `oa` on.
@@ -225,125 +167,6 @@ impl Domain {
         self.0.live_requesters().iter().map(|requester| requester.rid()).collect()
     }
 
-    /// Begins to record which pages DMA writes to. From the return on each write is recorded;
-    /// one that was in flight has ended. So: start, then copy everything, then harvest.
-    ///
-    /// # Errors
-    /// `AlreadyTracking`. `Drain`: tracking is off again.
-    pub fn start_tracking(&self) -> Result<(), DomainError> {
-        let space = &*self.0;
-        let mut upkeep = lock(&space.upkeep);
-        if Space::tracks(space.state()) {
-            return Err(DomainError::AlreadyTracking);
-        }
-        space.table.take_dirty(&(Gpa(0)..Gpa(space.end_of_width())), |_, _| {});
-        upkeep.log.clear();
-        space.advance(Some(true));
-        if let Err(error) = space.drain(&mut upkeep) {
-            space.advance(Some(false));
-            return Err(error.into());
-        }
-        Ok(())
-    }
-
-    /// Stops recording and forgets what was not harvested. Idempotent.
-    pub fn stop_tracking(&self) {
-        let mut upkeep = lock(&self.0.upkeep);
-        if Space::tracks(self.0.state()) {
-            self.0.advance(Some(false));
-            upkeep.log.clear();
-        }
-    }
-
-    /// True between [`Self::start_tracking`] and [`Self::stop_tracking`].
-    #[must_use]
-    pub fn is_tracking(&self) -> bool {
-        Space::tracks(self.0.state())
-    }
-
-    /// Takes the dirty state of `range`: clears its D bits and ORs the pages into `bitmap`, of
-    /// which it clears nothing.
-    ///
-    /// Every write that ended before the call is in this harvest or an earlier one. When this
-    /// returns `Ok`, every write to a page reported by now has either ended, so that a copy made
-    /// from now on has it, or will be reported again.
-    ///
-    /// # Errors
-    /// `Range`, `Bitmap`, `NotTracking`; then nothing changed. `Drain`: the pages are in the
-    /// bitmap, but must not be copied before a later harvest has succeeded, of any range.
-    pub fn read_and_clear_dirty(
-        &self,
-        range: Range<Gpa>,
-        bitmap: &DirtyBitmap,
-    ) -> Result<HarvestStats, DomainError> {
-        let space = &*self.0;
-        range::check(&range, space.config.address_bits)?;
-        let mut upkeep = lock(&space.upkeep);
-        if !Space::tracks(space.state()) {
-            return Err(DomainError::NotTracking);
-        }
-        // Before any bit is cleared: what is cleared must have a place to go.
-        check_covered(&range, bitmap)?;
-
-        let upkeep = &mut *upkeep;
-        let mut stats = HarvestStats::default();
-        let mut refused = None;
-        let mut put_back = DirtyLog::default();
-        let mut report = |first: Gpa, bits: u64| {
-            let pages = PageCount(u64::from(bits.count_ones()));
-            match bitmap.or_mask(first, bits) {
-                Ok(fresh) => {
-                    stats.pages += pages;
-                    stats.fresh += PageCount(fresh);
-                    pages
-                }
-                Err(error) => {
-                    put_back.set_mask(first, bits);
-                    refused = Some(error);
-                    PageCount(0)
-                }
-            }
-        };
-        space.table.take_dirty(&range, |first, bits| {
-            report(first, bits);
-        });
-        let mut unmapped = PageCount(0);
-        upkeep.log.take(&range, |first, bits| unmapped += report(first, bits));
-        stats.unmapped = unmapped;
-        if let Some(error) = refused {
-            upkeep.log.append(put_back);
-            upkeep.drain_owed = true;
-            return Err(error.into());
-        }
-
-        // Nothing taken: no page's copy depends on an access in flight now. One that sets a D bit
-        // from here on is in the next harvest, which waits for it.
-        if stats.pages != PageCount(0) || upkeep.drain_owed {
-            if !mutant!("iotlb-stale") {
-                space.advance(None);
-            }
-            if !mutant!("copy-before-drain") {
-                stats.drain_sleeps = space.drain(upkeep)?;
-            }
-        }
-        Ok(stats)
-    }
-
-    /// Marks the mapped pages of `range` dirty, as a write by DMA would. Unmapped ones are left
-    /// out. Does nothing unless tracking is on.
-    ///
-    /// # Errors
-    /// `Range`.
-    pub fn mark_dirty(&self, range: Range<Gpa>) -> Result<(), DomainError> {
-        let space = &*self.0;
-        range::check(&range, space.config.address_bits)?;
-        let _upkeep = lock(&space.upkeep);
-        if Space::tracks(space.state()) {
-            space.table.mark_dirty(&range);
-        }
-        Ok(())
-    }
-
     /// Makes every cached translation stale and waits for accesses that may still use one. To be
     /// called after stage 1 answers have changed.
     ///
@@ -387,7 +210,7 @@ impl Domain {
         DomainStats {
             mapped: PageCount(upkeep.mapped),
             tables: upkeep.allocation.in_use(),
-            generation: self.0.state() / GENERATION,
+            generation: self.0.generation(),
             drain_sleeps,
         }
     }
@@ -399,95 +222,8 @@ impl Domain {
     }
 }
 
-/// Refuses a bitmap in which a page of the range would have no bit.
-fn check_covered(range: &Range<Gpa>, bitmap: &DirtyBitmap) -> Result<(), DomainError> {
-    if bitmap.covers(range) {
-        return Ok(());
-    }
-    let covered = bitmap.range();
-    Err(DomainError::Bitmap(BitmapError::Outside {
-        start: range.start,
-        end: range.end,
-        covered_start: covered.start,
-        covered_end: covered.end,
-    }))
-}
-
 impl std::fmt::Debug for Domain {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Domain").field("config", &self.0.config).finish_non_exhaustive()
-    }
-}
-
-impl Upkeep {
-    fn unmap(&mut self, space: &Space, gpa: &Range<Gpa>) -> u64 {
-        space.table.unmap(&mut self.allocation, &mut self.log, gpa)
-    }
-}
-
-impl Space {
-    /// The state word: generation and whether D bits are recorded.
-    #[inline]
-    pub(crate) fn state(&self) -> u64 {
-        self.state.load(Ordering::SeqCst)
-    }
-
-    #[inline]
-    pub(crate) fn tracks(state: u64) -> bool {
-        state & TRACKING != 0
-    }
-
-    #[inline]
-    pub(crate) fn table(&self) -> &SecondStage {
-        &self.table
-    }
-
-    #[inline]
-    pub(crate) fn memory(&self) -> &Arc<dyn Memory> {
-        &self.memory
-    }
-
-    pub(crate) fn faults(&self) -> &FaultLog {
-        &self.faults
-    }
-
-    pub(crate) fn deadline(&self) -> Duration {
-        self.config.drain_deadline
-    }
-
-    /// One past the last byte of GPA that can be mapped.
-    pub(crate) fn end_of_width(&self) -> u64 {
-        1 << self.config.address_bits
-    }
-
-    pub(crate) fn count_drain_sleep(&self) {
-        self.drain_sleeps.fetch_add(1, Ordering::Relaxed);
-    }
-
-    fn live_requesters(&self) -> Vec<Arc<Shared>> {
-        lock(&self.requesters).iter().filter_map(Weak::upgrade).collect()
-    }
-
-    /// The next generation; every cached translation is stale from here on. Under the lock.
-    fn advance(&self, tracking: Option<bool>) {
-        let old = self.state.load(Ordering::Relaxed);
-        let tracking = tracking.map_or(old & TRACKING, u64::from);
-        let new = (old & !TRACKING).wrapping_add(GENERATION) | tracking;
-        self.state.swap(new, Ordering::SeqCst);
-    }
-
-    /// Waits for the accesses in flight; then unlinked tables can be used again.
-    fn drain(&self, upkeep: &mut Upkeep) -> Result<u64, DrainError> {
-        let result = drain(&self.live_requesters(), self.config.drain_deadline);
-        upkeep.drain_owed = result.is_err();
-        if result.is_ok() {
-            upkeep.allocation.recycle();
-        }
-        result
-    }
-
-    fn settle(&self, upkeep: &mut Upkeep) -> Result<(), DrainError> {
-        self.advance(None);
-        self.drain(upkeep).map(|_| ())
     }
 }

@@ -24,14 +24,16 @@ mod memory;
 mod range;
 mod requester;
 mod slot;
+mod space;
 pub mod spec;
 mod stage1;
 mod sync;
 mod table;
+mod tracking;
 mod walk;
 
 pub use access::DmaError;
-pub use domain::{Domain, DomainConfig, DomainStats, HarvestStats};
+pub use domain::{Domain, DomainConfig, DomainStats};
 pub use drain::DrainError;
 pub use error::DomainError;
 pub use fault::{Access, Fault, FaultReason, FaultSummary};
@@ -41,6 +43,7 @@ pub use range::RangeError;
 pub use requester::{Requester, RequesterStats};
 pub use spec::Perm;
 pub use stage1::{Bypass, Stage1, Stage1Page};
+pub use tracking::HarvestStats;
 
 pub use drogher_iommu_types as types;
 pub use drogher_iommu_types::{BitmapError, DirtyBitmap, Gpa, Iova, Oa, PAGE_SIZE, PageCount, Rid};

@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use drogher_iommu_types::{Oa, Rid, mutant};
 
-use crate::domain::{Domain, Space};
+use crate::domain::Domain;
 use crate::drain::{DrainError, drain};
 use crate::fault::{Access, FaultReason};
 use crate::iotlb;
 use crate::slot::{Claim, Slot, bump};
+use crate::space::Space;
 use crate::spec::Perm;
 use crate::stage1::Stage1;
 use crate::sync::{AtomicBool, AtomicU64, Ordering, SLOTS, Wait, first_slot};

@@ -33,12 +33,16 @@ mod range;
 mod requester;
 #[path = "../../src/slot.rs"]
 mod slot;
+#[path = "../../src/space.rs"]
+mod space;
 #[path = "../../src/spec/mod.rs"]
 mod spec;
 #[path = "../../src/stage1.rs"]
 mod stage1;
 #[path = "../../src/table.rs"]
 mod table;
+#[path = "../../src/tracking.rs"]
+mod tracking;
 #[path = "../../src/walk.rs"]
 mod walk;
 

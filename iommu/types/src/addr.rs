@@ -136,9 +136,7 @@ impl Rid {
         if device > 31 || function > 7 {
             return None;
         }
-        Some(Self(
-            ((bus as u16) << 8) | ((device as u16) << 3) | function as u16,
-        ))
+        Some(Self(((bus as u16) << 8) | ((device as u16) << 3) | function as u16))
     }
 
     /// Bus number.
@@ -162,12 +160,6 @@ impl Rid {
 
 impl fmt::Display for Rid {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{:02x}:{:02x}.{:x}",
-            self.bus(),
-            self.device(),
-            self.function()
-        )
+        write!(f, "{:02x}:{:02x}.{:x}", self.bus(), self.device(), self.function())
     }
 }

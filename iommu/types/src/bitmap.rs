@@ -44,17 +44,9 @@ impl fmt::Display for BitmapError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Misaligned { start, end } => {
-                write!(
-                    f,
-                    "Range {start}..{end} is not made of whole pages of {PAGE_SIZE} bytes"
-                )
+                write!(f, "Range {start}..{end} is not made of whole pages of {PAGE_SIZE} bytes")
             }
-            Self::Outside {
-                start,
-                end,
-                covered_start,
-                covered_end,
-            } => write!(
+            Self::Outside { start, end, covered_start, covered_end } => write!(
                 f,
                 "Range {start}..{end} is not inside the bitmap's {covered_start}..{covered_end}"
             ),
@@ -90,11 +82,7 @@ impl DirtyBitmap {
         let mut words = Vec::new();
         words.try_reserve_exact(count).map_err(|_| too_large)?;
         words.extend((0..count).map(|_| AtomicU64::new(0)));
-        Ok(Self {
-            base: range.start.page(),
-            pages,
-            words: words.into_boxed_slice(),
-        })
+        Ok(Self { base: range.start.page(), pages, words: words.into_boxed_slice() })
     }
 
     /// The range covered.
@@ -157,10 +145,7 @@ impl DirtyBitmap {
     /// `Misaligned`; `Outside` if a set bit of the mask is, and then no bit was set.
     pub fn or_mask(&self, first: Gpa, mask: u64) -> Result<u64, BitmapError> {
         if !first.is_page_aligned() {
-            return Err(BitmapError::Misaligned {
-                start: first,
-                end: first,
-            });
+            return Err(BitmapError::Misaligned { start: first, end: first });
         }
         if mask == 0 {
             return Ok(0);
@@ -223,16 +208,8 @@ impl DirtyBitmap {
     /// Takes the whole bitmap: its bits move to the one returned, this one is left clear.
     #[must_use]
     pub fn take(&self) -> Self {
-        let words = self
-            .words
-            .iter()
-            .map(|word| AtomicU64::new(take(word)))
-            .collect();
-        Self {
-            base: self.base,
-            pages: self.pages,
-            words,
-        }
+        let words = self.words.iter().map(|word| AtomicU64::new(take(word))).collect();
+        Self { base: self.base, pages: self.pages, words }
     }
 
     /// Clears the bits of `range`, which must be page aligned. Clear only what you have taken
@@ -260,9 +237,7 @@ impl DirtyBitmap {
         let Some(at) = gpa.page().checked_sub(self.base) else {
             return false;
         };
-        let bits = self
-            .word(at / WORD_PAGES)
-            .map_or(0, |word| word.load(Ordering::Acquire));
+        let bits = self.word(at / WORD_PAGES).map_or(0, |word| word.load(Ordering::Acquire));
         bits >> (at % WORD_PAGES) & 1 != 0
     }
 
@@ -270,19 +245,14 @@ impl DirtyBitmap {
     #[must_use]
     pub fn count(&self) -> PageCount {
         PageCount(
-            self.words
-                .iter()
-                .map(|w| u64::from(w.load(Ordering::Acquire).count_ones()))
-                .sum(),
+            self.words.iter().map(|w| u64::from(w.load(Ordering::Acquire).count_ones())).sum(),
         )
     }
 
     /// True if no page is dirty.
     #[must_use]
     pub fn is_clean(&self) -> bool {
-        self.words
-            .iter()
-            .all(|word| word.load(Ordering::Acquire) == 0)
+        self.words.iter().all(|word| word.load(Ordering::Acquire) == 0)
     }
 
     /// The runs of neighbouring dirty pages, in rising order, each as long as it can be.
@@ -346,11 +316,7 @@ impl fmt::Debug for DirtyBitmap {
 
 /// Takes a word. The load first keeps an idle bitmap's cache lines shared.
 fn take(word: &AtomicU64) -> u64 {
-    if word.load(Ordering::Relaxed) == 0 {
-        0
-    } else {
-        word.swap(0, Ordering::AcqRel)
-    }
+    if word.load(Ordering::Relaxed) == 0 { 0 } else { word.swap(0, Ordering::AcqRel) }
 }
 
 fn check_aligned(range: &Range<Gpa>) -> Result<(), BitmapError> {
@@ -358,8 +324,5 @@ fn check_aligned(range: &Range<Gpa>) -> Result<(), BitmapError> {
     if aligned && range.start <= range.end {
         return Ok(());
     }
-    Err(BitmapError::Misaligned {
-        start: range.start,
-        end: range.end,
-    })
+    Err(BitmapError::Misaligned { start: range.start, end: range.end })
 }

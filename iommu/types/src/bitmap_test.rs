@@ -12,10 +12,7 @@ fn bitmap(pages: Range<u64>) -> DirtyBitmap {
 }
 
 fn set_pages(bitmap: &DirtyBitmap) -> Vec<u64> {
-    bitmap
-        .runs()
-        .flat_map(|run| run.start.page()..run.end.page())
-        .collect()
+    bitmap.runs().flat_map(|run| run.start.page()..run.end.page()).collect()
 }
 
 #[test]
@@ -48,17 +45,10 @@ fn pages_outside_are_an_error_with_both_ranges() {
 #[test]
 fn a_range_of_part_pages_is_refused_where_it_would_round_inwards() {
     let odd = Gpa(5)..page(2);
-    assert!(matches!(
-        DirtyBitmap::new(odd.clone()),
-        Err(BitmapError::Misaligned { .. })
-    ));
-    assert!(matches!(
-        bitmap(0..8).clear_range(odd),
-        Err(BitmapError::Misaligned { .. })
-    ));
+    assert!(matches!(DirtyBitmap::new(odd.clone()), Err(BitmapError::Misaligned { .. })));
+    assert!(matches!(bitmap(0..8).clear_range(odd), Err(BitmapError::Misaligned { .. })));
     let map = bitmap(0..8);
-    map.set_range(Gpa(PAGE_SIZE + 5)..Gpa(2 * PAGE_SIZE + 1))
-        .expect("inside");
+    map.set_range(Gpa(PAGE_SIZE + 5)..Gpa(2 * PAGE_SIZE + 1)).expect("inside");
     assert_eq!(set_pages(&map), [1, 2]);
 }
 
@@ -68,12 +58,10 @@ fn every_start_and_end_in_three_words() {
         for start in 0..130 {
             for end in start..=130 {
                 let map = bitmap(base..base + 130);
-                map.set_range(page(base + start)..page(base + end))
-                    .expect("inside");
+                map.set_range(page(base + start)..page(base + end)).expect("inside");
                 let expected: Vec<u64> = (base + start..base + end).collect();
                 assert_eq!(set_pages(&map), expected);
-                map.clear_range(page(base + start)..page(base + end))
-                    .expect("inside");
+                map.clear_range(page(base + start)..page(base + end)).expect("inside");
                 assert!(map.is_clean());
             }
         }
@@ -170,10 +158,7 @@ fn concurrent_writers_lose_no_bit_to_the_harvester() {
         while writers.iter().any(|writer| !writer.is_finished()) {
             map.take_words(|_, bits| taken += u64::from(bits.count_ones()));
         }
-        let fresh: u64 = writers
-            .into_iter()
-            .map(|w| w.join().expect("no panic"))
-            .sum();
+        let fresh: u64 = writers.into_iter().map(|w| w.join().expect("no panic")).sum();
         map.take_words(|_, bits| taken += u64::from(bits.count_ones()));
         (fresh, taken)
     });
@@ -184,10 +169,6 @@ fn concurrent_writers_lose_no_bit_to_the_harvester() {
 fn words_are_laid_out_as_documented() {
     let map = bitmap(5..200);
     map.set(page(5 + 64 + 3)).expect("inside");
-    let words: Vec<u64> = map
-        .words()
-        .iter()
-        .map(|w| w.load(Ordering::Acquire))
-        .collect();
+    let words: Vec<u64> = map.words().iter().map(|w| w.load(Ordering::Acquire)).collect();
     assert_eq!(words, [0, 8, 0, 0]);
 }

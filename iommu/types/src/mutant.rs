@@ -11,10 +11,7 @@
 #[must_use]
 pub fn active(name: &str) -> bool {
     static ALIVE: std::sync::OnceLock<Option<String>> = std::sync::OnceLock::new();
-    ALIVE
-        .get_or_init(|| std::env::var("DROGHER_MUTANT").ok())
-        .as_deref()
-        == Some(name)
+    ALIVE.get_or_init(|| std::env::var("DROGHER_MUTANT").ok()).as_deref() == Some(name)
 }
 
 /// Always false: this build has no mutants.

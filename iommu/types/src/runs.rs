@@ -18,22 +18,14 @@ pub struct Runs<'a> {
 
 impl<'a> Runs<'a> {
     pub(crate) fn new(words: &'a [AtomicU64], base: u64, pages: u64) -> Self {
-        Self {
-            words,
-            base,
-            pages,
-            at: 0,
-        }
+        Self { words, base, pages, at: 0 }
     }
 
     /// The first page from `from` on whose bit is `wanted`, or the end.
     fn seek(&self, from: u64, wanted: bool) -> u64 {
         let mut at = from;
         while at < self.pages {
-            let Some(word) = usize::try_from(at / 64)
-                .ok()
-                .and_then(|i| self.words.get(i))
-            else {
+            let Some(word) = usize::try_from(at / 64).ok().and_then(|i| self.words.get(i)) else {
                 break;
             };
             let bits = word.load(Ordering::Acquire);

@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-/// For loading with its constructors, and for each of the first calls.
+/// For loading with its constructors, for each of the first calls, and for the last one.
 const DEADLINE: Duration = Duration::from_secs(10);
 
 struct Loaded {
@@ -80,6 +80,14 @@ impl Plugin {
     /// # Errors
     /// All of [`LoadError`].
     pub fn open(path: &Path) -> Result<Plugin, LoadError> {
+        Self::open_within(path, DEADLINE)
+    }
+
+    /// As [`Self::open`], with a deadline for loading with its constructors and for each first call.
+    ///
+    /// # Errors
+    /// All of [`LoadError`].
+    pub fn open_within(path: &Path, deadline: Duration) -> Result<Plugin, LoadError> {
         let from_file = elf::inspect(path)?;
         let path = path
             .canonicalize()
@@ -92,11 +100,11 @@ impl Plugin {
         let mut runner = Runner::start("plugin-load").map_err(thread)?;
         let late = |call| {
             let path = path.clone();
-            move |_| LoadError::Late { path, call, deadline: DEADLINE }
+            move |_| LoadError::Late { path, call, deadline }
         };
         let file = path.clone();
         let (address, raw) =
-            runner.call(DEADLINE, move || load(&file)).map_err(late("loading"))??;
+            runner.call(deadline, move || load(&file)).map_err(late("loading"))??;
         if let Some(plugin) = loaded.iter().find(|plugin| plugin.0.address == address) {
             return Ok(plugin.clone());
         }
@@ -110,13 +118,13 @@ impl Plugin {
         let entry = unsafe { Entry::new(raw.1.0) }.map_err(table)?;
         let context = Context::new(descriptor.id.clone(), None);
         let to = context.clone();
-        let status = runner.call(DEADLINE, move || entry.init(&to)).map_err(late("init"))?;
+        let status = runner.call(deadline, move || entry.init(&to)).map_err(late("init"))?;
         if status != abi::DROGHER_OK {
             let text = context.take_last_error().unwrap_or_else(|| "(no reason given)".to_owned());
             return Err(LoadError::Init { path, status, text });
         }
         let params = runner
-            .call(DEADLINE, move || read_params(entry))
+            .call(deadline, move || read_params(entry))
             .map_err(late("params.info"))?
             .map_err(|refusal| match refusal {
                 ParamsRefusal::Table(source) => LoadError::Table { path: path.clone(), source },

@@ -25,14 +25,8 @@ pub struct Identity {
 
 const fn inline<const N: usize>(text: &str) -> [c_char; N] {
     let bytes = text.as_bytes();
-    assert!(
-        !bytes.is_empty(),
-        "A text of the plugin's identity is empty"
-    );
-    assert!(
-        bytes.len() < N,
-        "A text of the plugin's identity is too long"
-    );
+    assert!(!bytes.is_empty(), "A text of the plugin's identity is empty");
+    assert!(bytes.len() < N, "A text of the plugin's identity is too long");
     let mut array = [0; N];
     let mut i = 0;
     while i < bytes.len() {
@@ -46,29 +40,16 @@ const fn inline<const N: usize>(text: &str) -> [c_char; N] {
 pub const fn descriptor<D: Device>(identity: &Identity) -> abi::Descriptor {
     if let Some(format) = D::MIGRATION {
         assert!(format.version >= 1, "State format version 0");
-        assert!(
-            format.min_reader <= format.version,
-            "min_reader above version"
-        );
-        assert!(
-            format.oldest_read <= format.version,
-            "oldest_read above version"
-        );
+        assert!(format.min_reader <= format.version, "min_reader above version");
+        assert!(format.oldest_read <= format.version, "oldest_read above version");
     }
     abi::Descriptor {
         magic: abi::DROGHER_PLUGIN_MAGIC,
         struct_size: size_of::<abi::Descriptor>() as u32,
         abi_major: abi::DROGHER_ABI_MAJOR,
         abi_minor: abi::DROGHER_ABI_MINOR,
-        flags: (if identity.aborts {
-            abi::DROGHER_PLUGIN_ABORTS
-        } else {
-            0
-        }) | (if identity.experimental {
-            abi::DROGHER_PLUGIN_EXPERIMENTAL
-        } else {
-            0
-        }),
+        flags: (if identity.aborts { abi::DROGHER_PLUGIN_ABORTS } else { 0 })
+            | (if identity.experimental { abi::DROGHER_PLUGIN_EXPERIMENTAL } else { 0 }),
         id: inline(identity.id),
         name: inline(identity.name),
         version: inline(identity.version),

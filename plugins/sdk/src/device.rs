@@ -109,8 +109,6 @@ pub trait Device: Sized + Send + 'static {
     /// already in place. On failure the old value stays.
     fn param_set(&mut self, name: &str, params: &Params) -> Result<(), Failure> {
         let _ = params;
-        Err(Failure::unsupported(format!(
-            "Parameter {name} cannot be set"
-        )))
+        Err(Failure::unsupported(format!("Parameter {name} cannot be set")))
     }
 }

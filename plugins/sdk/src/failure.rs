@@ -36,10 +36,7 @@ pub struct Failure {
 impl Failure {
     /// A failure of a kind.
     pub fn new(kind: FailureKind, text: impl Into<Cow<'static, str>>) -> Self {
-        Failure {
-            kind,
-            text: text.into(),
-        }
+        Failure { kind, text: text.into() }
     }
 
     /// Wrong argument or malformed state data.

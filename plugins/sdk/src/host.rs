@@ -115,9 +115,7 @@ pub struct Host {
 
 impl fmt::Debug for Host {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Host")
-            .field("requester", &self.inner.requester)
-            .finish_non_exhaustive()
+        f.debug_struct("Host").field("requester", &self.inner.requester).finish_non_exhaustive()
     }
 }
 
@@ -143,14 +141,7 @@ impl Host {
         };
         // SAFETY: `ctx` is valid; `Inner::drop` releases.
         unsafe { retain(ctx) };
-        Some(Host {
-            inner: Arc::new(Inner {
-                table,
-                ctx,
-                dma,
-                requester,
-            }),
-        })
+        Some(Host { inner: Arc::new(Inner { table, ctx, dma, requester }) })
     }
 
     fn dma(
@@ -298,14 +289,7 @@ impl Host {
         };
         if let Some(log) = self.inner.table.log {
             // SAFETY: valid context and text.
-            unsafe {
-                log(
-                    self.inner.ctx,
-                    level,
-                    text.as_ptr().cast(),
-                    text.len() as u64,
-                )
-            }
+            unsafe { log(self.inner.ctx, level, text.as_ptr().cast(), text.len() as u64) }
         }
     }
 
@@ -328,13 +312,11 @@ impl Host {
     ) -> std::io::Result<std::thread::JoinHandle<()>> {
         let host = self.clone();
         let thread_name = name.to_owned();
-        std::thread::Builder::new()
-            .name(thread_name.clone())
-            .spawn(move || {
-                if let Err(text) = crate::shim::guard(work) {
-                    host.fail(&format!("Worker {thread_name} panicked: {text}"));
-                }
-            })
+        std::thread::Builder::new().name(thread_name.clone()).spawn(move || {
+            if let Err(text) = crate::shim::guard(work) {
+                host.fail(&format!("Worker {thread_name} panicked: {text}"));
+            }
+        })
     }
 
     pub(crate) fn set_last_error(&self, text: &str) {

@@ -64,13 +64,7 @@ pub struct Region {
 impl Region {
     /// A 32-bit memory BAR.
     pub fn memory(index: u32, length: u64) -> Self {
-        Region {
-            index,
-            length,
-            io: false,
-            wide: false,
-            prefetch: false,
-        }
+        Region { index, length, io: false, wide: false, prefetch: false }
     }
 
     pub(crate) fn flags(&self) -> u32 {

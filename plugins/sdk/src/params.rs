@@ -39,14 +39,7 @@ impl ParamSpec {
         default: &'static str,
         doc: &'static str,
     ) -> Self {
-        ParamSpec {
-            name,
-            kind,
-            default,
-            doc,
-            runtime: false,
-            compat: false,
-        }
+        ParamSpec { name, kind, default, doc, runtime: false, compat: false }
     }
 
     /// May be set while the instance lives.
@@ -62,15 +55,8 @@ impl ParamSpec {
     }
 
     pub(crate) const fn flags(&self) -> u32 {
-        (if self.runtime {
-            abi::DROGHER_PARAM_RUNTIME
-        } else {
-            0
-        }) | (if self.compat {
-            abi::DROGHER_PARAM_COMPAT
-        } else {
-            0
-        })
+        (if self.runtime { abi::DROGHER_PARAM_RUNTIME } else { 0 })
+            | (if self.compat { abi::DROGHER_PARAM_COMPAT } else { 0 })
     }
 
     fn check(&self, value: &str) -> Result<(), Failure> {
@@ -78,9 +64,9 @@ impl ParamSpec {
         match self.kind {
             ParamKind::Text => Ok(()),
             ParamKind::Bool if matches!(value, "true" | "false") => Ok(()),
-            ParamKind::Bool => Err(Failure::invalid(format!(
-                "Parameter {name}={value}: not true or false"
-            ))),
+            ParamKind::Bool => {
+                Err(Failure::invalid(format!("Parameter {name}={value}: not true or false")))
+            }
             ParamKind::Number { min, max } => match value.parse::<u64>() {
                 Ok(n) if (min..=max).contains(&n) => Ok(()),
                 _ => Err(Failure::invalid(format!(
@@ -119,11 +105,7 @@ impl Params {
     ) -> Result<&'static ParamSpec, Failure> {
         let spec = specs.iter().find(|spec| spec.name == name).ok_or_else(|| {
             let known: Vec<_> = specs.iter().map(|spec| spec.name).collect();
-            let known = if known.is_empty() {
-                "none".to_owned()
-            } else {
-                known.join(", ")
-            };
+            let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
             let text = format!("No parameter {name}; there are: {known}");
             Failure::new(FailureKind::NotFound, text)
         })?;
@@ -143,8 +125,7 @@ impl Params {
     /// The value of a numeric parameter.
     pub fn number(&self, name: &str) -> Result<u64, Failure> {
         let text = self.text(name)?;
-        text.parse()
-            .map_err(|_| Failure::invalid(format!("Parameter {name}={text}: no number")))
+        text.parse().map_err(|_| Failure::invalid(format!("Parameter {name}={text}: no number")))
     }
 
     /// The value of a parameter of kind `Bool`.

@@ -24,10 +24,7 @@ pub enum State {
 impl State {
     /// The device runs in this state: answers registers, may do DMA (unless NDMA).
     pub fn runs(self) -> bool {
-        matches!(
-            self,
-            State::Running | State::RunningP2p | State::PreCopy | State::PreCopyP2p
-        )
+        matches!(self, State::Running | State::RunningP2p | State::PreCopy | State::PreCopyP2p)
     }
 
     /// A session of reading state is open in this state.
@@ -103,16 +100,8 @@ impl StateFormat {
 
     pub(crate) const fn flags(&self) -> u32 {
         abi::DROGHER_MIGRATION_STOP_COPY
-            | if self.p2p {
-                abi::DROGHER_MIGRATION_P2P
-            } else {
-                0
-            }
-            | if self.pre_copy {
-                abi::DROGHER_MIGRATION_PRE_COPY
-            } else {
-                0
-            }
+            | if self.p2p { abi::DROGHER_MIGRATION_P2P } else { 0 }
+            | if self.pre_copy { abi::DROGHER_MIGRATION_PRE_COPY } else { 0 }
     }
 }
 

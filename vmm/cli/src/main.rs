@@ -1,2 +1,51 @@
-//! Placeholder until the first commit.
-fn main() {}
+//! `drogher`: boots test guests with plugin devices, and moves them, running, between processes.
+#![forbid(unsafe_code)]
+
+mod args;
+mod demo;
+mod guest;
+mod migrate;
+mod plugin;
+mod progress;
+mod receive;
+mod requests;
+mod run;
+mod signals;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use args::{Cli, Command, PluginCommand};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    tracing_subscriber::fmt()
+        .with_env_filter(
+            tracing_subscriber::EnvFilter::try_from_env("DROGHER_LOG")
+                .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn")),
+        )
+        .with_writer(std::io::stderr)
+        .without_time()
+        .with_target(false)
+        .init();
+    let result = match cli.command {
+        Command::Run(args) => run::run(*args),
+        Command::Receive(args) => receive::receive(&args),
+        Command::Migrate(args) => migrate::migrate(&args),
+        Command::Status(args) => requests::status(&args),
+        Command::Abort(args) => requests::post(&args, "/v1/abort"),
+        Command::Pause(args) => requests::post(&args, "/v1/pause"),
+        Command::Resume(args) => requests::post(&args, "/v1/resume"),
+        Command::Shutdown(args) => requests::post(&args, "/v1/shutdown"),
+        Command::Plugin(PluginCommand::Info { file }) => plugin::info(&file),
+        Command::Demo(args) => demo::demo(&args),
+    };
+    match result {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            eprintln!("drogher: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

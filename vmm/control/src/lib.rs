@@ -1,1 +1,13 @@
-//! Placeholder until this crate's first commit.
+//! The process around a machine: its configuration, its control socket, its life and its end.
+//!
+//! See `DESIGN.md` for how the threads share a guest.
+#![forbid(unsafe_code)]
+#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
+
+pub mod api;
+pub mod client;
+pub mod config;
+pub mod http;
+pub mod lease_path;
+pub mod process;
+pub mod server;

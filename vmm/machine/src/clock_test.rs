@@ -1,1 +1,49 @@
-//! To be filled.
+use super::*;
+
+fn passage(same_boot: bool) -> Passage {
+    // One second of guest time; the other host's TSC started elsewhere.
+    Passage {
+        same_boot,
+        guest_ns: (5_000_000_000, 6_000_000_000),
+        host_tsc: (1_000_000, 9_000_000),
+    }
+}
+
+#[test]
+fn on_one_host_the_offset_is_kept() {
+    assert_eq!(passage(true).offset(0, 2_000_000), 0);
+    assert_eq!(passage(true).offset(u64::MAX - 7, 2_000_000), u64::MAX - 7);
+}
+
+#[test]
+fn on_another_host_the_guest_sees_the_time_that_passed() {
+    let (khz, offset) = (2_000_000, 123u64.wrapping_sub(1_000_000));
+    // At the save the guest read host_tsc.0 + offset; a second of 2 GHz later it must read this.
+    let guest_then = 1_000_000u64.wrapping_add(offset);
+    let new = passage(false).offset(offset, khz);
+    assert_eq!(9_000_000u64.wrapping_add(new), guest_then + 2_000_000_000);
+}
+
+#[test]
+fn without_offsets_ticks_are_added() {
+    let before = host_tsc();
+    let same = passage(true).ticks_since(before, 2_000_000);
+    assert!(same <= host_tsc() - before);
+    assert_eq!(passage(true).ticks_since(u64::MAX, 1), 0, "never backwards");
+    let now = host_tsc();
+    let other = Passage { host_tsc: (1_000_000, now), ..passage(false) };
+    let ticks = other.ticks_since(1_000_500, 2_000_000);
+    assert!(ticks >= 2_000_000_000 - 500 && ticks <= 2_000_000_000 + (host_tsc() - now));
+}
+
+#[test]
+fn long_times_do_not_wrap() {
+    assert_eq!(ns_to_ticks(u64::MAX, 5_000_000), u64::MAX);
+    assert_eq!(ns_to_ticks(86_400_000_000_000 * 365, 3_000_000), 94_608_000_000_000_000);
+}
+
+#[test]
+fn this_boot_has_a_name() {
+    assert_ne!(boot_id(), [0; 16]);
+    assert_eq!(boot_id(), boot_id());
+}

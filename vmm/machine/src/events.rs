@@ -1,7 +1,7 @@
 //! What a guest does that concerns its owner: it ends, resets, or cannot go on.
 
 use std::collections::VecDeque;
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
@@ -29,6 +29,7 @@ pub enum GuestEvent {
 #[derive(Debug)]
 pub struct EventQueue {
     queue: Mutex<VecDeque<GuestEvent>>,
+    first: OnceLock<GuestEvent>,
     arrived: Condvar,
     fd: EventFd,
 }
@@ -44,6 +45,7 @@ impl EventQueue {
     pub fn new() -> std::io::Result<Self> {
         Ok(Self {
             queue: Mutex::new(VecDeque::new()),
+            first: OnceLock::new(),
             arrived: Condvar::new(),
             fd: EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?,
         })
@@ -55,6 +57,8 @@ impl EventQueue {
 
     /// Adds an event and wakes the waiters.
     pub fn push(&self, event: GuestEvent) {
+        // Only the first one counts: after it there is nothing left to end.
+        let _ = self.first.set(event.clone());
         let mut queue = self.lock();
         if queue.len() < MOST {
             queue.push_back(event);
@@ -83,6 +87,12 @@ impl EventQueue {
             queue =
                 self.arrived.wait_timeout(queue, left).unwrap_or_else(PoisonError::into_inner).0;
         }
+    }
+
+    /// The first event that there was, whether somebody has taken it or not.
+    #[must_use]
+    pub fn first(&self) -> Option<&GuestEvent> {
+        self.first.get()
     }
 
     /// Readable while an event waits; for those who poll descriptors.

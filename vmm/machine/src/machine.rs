@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use drogher_iommu::{Domain, DomainConfig, DomainError, Memory, Perm};
 use drogher_iommu_types::{DirtyBitmap, Gpa};
+use drogher_migrate::DeviceConfig;
 
 use crate::boot::{self, BootError, Kernel};
 use crate::cmos::Cmos;
@@ -38,6 +39,21 @@ const FLUSH: Duration = Duration::from_secs(1);
 /// Bytes reserved for saved state: more than any host's extended state needs.
 const STATE_BYTES: usize = 64 << 10;
 
+/// Which devices a machine has.
+#[derive(Debug)]
+pub enum Devices {
+    /// What the user has written.
+    Specs(Vec<DeviceSpec>),
+    /// What the source of a migration has described.
+    Arriving(Vec<DeviceConfig>),
+}
+
+impl Default for Devices {
+    fn default() -> Self {
+        Self::Specs(Vec::new())
+    }
+}
+
 /// What a machine is made of.
 #[derive(Debug)]
 pub struct MachineConfig {
@@ -46,7 +62,7 @@ pub struct MachineConfig {
     /// vCPUs, 1 to [`MAX_CPUS`].
     pub cpus: u8,
     /// Devices, in slot order.
-    pub devices: Vec<DeviceSpec>,
+    pub devices: Devices,
     /// Where plugins given by name are looked up.
     pub plugin_dirs: Vec<PathBuf>,
     /// What the serial console is connected to.
@@ -62,7 +78,7 @@ impl MachineConfig {
         Self {
             memory_bytes,
             cpus,
-            devices: Vec::new(),
+            devices: Devices::default(),
             plugin_dirs: Vec::new(),
             console: ConsoleConfig::None,
             ram: None,
@@ -175,7 +191,11 @@ impl Machine {
         let (com1, cmos) = platform(&vm, config.console)?;
         let domain = domain(&ram)?;
         let wiring: Arc<dyn Wiring> = Arc::clone(&vm) as _;
-        let devices = DeviceSet::new(&config.devices, &config.plugin_dirs, &domain, &wiring)?;
+        let dirs = &config.plugin_dirs;
+        let devices = match &config.devices {
+            Devices::Specs(specs) => DeviceSet::new(specs, dirs, &domain, &wiring)?,
+            Devices::Arriving(configs) => DeviceSet::for_configs(configs, dirs, &domain, &wiring)?,
+        };
         let (model, vcpus) = processors(&vm, cpus)?;
         Ok(Self { vcpus, io, devices, domain, com1, cmos, model, vm, ram })
     }

@@ -12,6 +12,7 @@
 use std::fs::File;
 use std::ops::Range;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering, fence};
 
@@ -283,6 +284,18 @@ impl GuestRam {
             }
         }
         Ok(())
+    }
+
+    /// Copies `data` to `oa` through the file instead of the mapping: for RAM that nothing has
+    /// touched yet, that is twice as fast as taking a page fault for each page.
+    ///
+    /// # Errors
+    /// The bytes are not inside RAM, or the kernel has no memory for them.
+    pub fn write_unmapped(&self, oa: Oa, data: &[u8]) -> Result<(), MemoryError> {
+        let len = data.len() as u64;
+        self.slice(oa, len)?;
+        let write = self.file.write_all_at(data, oa.0);
+        write.map_err(|source| MemoryError::System { what: "write", bytes: len, source })
     }
 
     /// Sets `len` bytes at `oa` to `byte`.

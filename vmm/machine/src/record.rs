@@ -248,6 +248,11 @@ impl<'a> Reader<'a> {
         Ok(Self { records })
     }
 
+    /// All records: tag, vCPU, bytes.
+    pub fn records(&self) -> impl Iterator<Item = (Tag, u16, &'a [u8])> + '_ {
+        self.records.iter().copied()
+    }
+
     /// The bytes of a record, if it is there.
     #[must_use]
     pub fn find(&self, tag: Tag, vcpu: u16) -> Option<&'a [u8]> {
@@ -288,6 +293,36 @@ impl<'a> Reader<'a> {
         out.copy_from_slice(bytes);
         Ok(())
     }
+}
+
+/// A local APIC's timer count runs with time: bytes 0x390 to 0x394 of its page.
+const LAPIC_TIMER_COUNT: std::ops::Range<usize> = 0x390..0x394;
+
+/// What of a saved state two machines must agree on while neither runs, by name: everything but
+/// what runs with time (clock, TSC, timers). For comparing both sides of a move.
+///
+/// # Errors
+/// As [`Reader::new`].
+pub fn stable_parts(bytes: &[u8], cpus: u16) -> Result<Vec<(String, Vec<u8>)>, StateError> {
+    let reader = Reader::new(bytes, cpus)?;
+    let parts = reader.records.iter().filter_map(|&(tag, vcpu, bytes)| {
+        let mut bytes = bytes.to_vec();
+        match tag {
+            Tag::Clock | Tag::Tsc | Tag::Pit => return None,
+            Tag::Lapic => bytes.get_mut(LAPIC_TIMER_COUNT)?.fill(0),
+            Tag::Msrs => {
+                let timers = bytes
+                    .chunks_exact_mut(16)
+                    .filter(|entry| u32_at(entry, 0) == Some(crate::vcpu::msrs::TSC_DEADLINE));
+                timers.for_each(|entry| entry.fill(0));
+            }
+            _ => {}
+        }
+        let of =
+            if (tag as u16) < Tag::MpState as u16 { "vm".into() } else { format!("vcpu{vcpu}") };
+        Some((format!("{of}.{tag:?}"), bytes))
+    });
+    Ok(parts.collect())
 }
 
 #[cfg(test)]

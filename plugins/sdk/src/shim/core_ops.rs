@@ -74,10 +74,7 @@ unsafe fn given<'a>(info: &abi::CreateInfo) -> Option<Vec<(&'a str, &'a str)>> {
     pairs
         .iter()
         .map(|pair| unsafe {
-            Some((
-                text(pair.key.ptr, pair.key.len)?,
-                text(pair.value.ptr, pair.value.len)?,
-            ))
+            Some((text(pair.key.ptr, pair.key.len)?, text(pair.value.ptr, pair.value.len)?))
         })
         .collect()
 }
@@ -122,11 +119,7 @@ unsafe extern "C" fn describe<D: Device>(dev: *mut c_void, out: *mut abi::Device
 }
 
 fn filled(done: bool) -> Result<i32, Failure> {
-    if done {
-        Ok(abi::DROGHER_OK)
-    } else {
-        Err(Failure::invalid("No place for the answer"))
-    }
+    if done { Ok(abi::DROGHER_OK) } else { Err(Failure::invalid("No place for the answer")) }
 }
 
 unsafe extern "C" fn region_info<D: Device>(

@@ -77,8 +77,7 @@ unsafe extern "C" fn stop_copy_size<D: Device>(dev: *mut c_void, out: *mut u64) 
     unsafe {
         call::<D>(dev, |slot| {
             let size = slot.device()?.stop_copy_size()?;
-            *out.as_mut()
-                .ok_or_else(|| Failure::invalid("No place for the answer"))? = size;
+            *out.as_mut().ok_or_else(|| Failure::invalid("No place for the answer"))? = size;
             Ok(abi::DROGHER_OK)
         })
     }
@@ -94,9 +93,7 @@ unsafe extern "C" fn read<D: Device>(
     unsafe {
         call::<D>(dev, |slot| {
             let data = bytes_mut(data, len).ok_or_else(|| Failure::invalid("No buffer"))?;
-            let done = done
-                .as_mut()
-                .ok_or_else(|| Failure::invalid("No place for the answer"))?;
+            let done = done.as_mut().ok_or_else(|| Failure::invalid("No place for the answer"))?;
             *done = 0;
             match slot.read_state(data)? {
                 Some(n) => *done = n as u64,

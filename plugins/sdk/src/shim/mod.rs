@@ -82,9 +82,7 @@ unsafe fn call<D: Device>(
 /// # Safety
 /// `ptr` is readable for `len` bytes, during `'a`.
 unsafe fn bytes<'a>(ptr: *const c_void, len: u64) -> Option<&'a [u8]> {
-    let len = usize::try_from(len)
-        .ok()
-        .filter(|&len| isize::try_from(len).is_ok())?;
+    let len = usize::try_from(len).ok().filter(|&len| isize::try_from(len).is_ok())?;
     if len == 0 {
         return Some(&[]);
     }
@@ -100,9 +98,7 @@ unsafe fn bytes<'a>(ptr: *const c_void, len: u64) -> Option<&'a [u8]> {
 /// # Safety
 /// `ptr` is initialised and writable for `len` bytes, by nobody else, during `'a`.
 unsafe fn bytes_mut<'a>(ptr: *mut c_void, len: u64) -> Option<&'a mut [u8]> {
-    let len = usize::try_from(len)
-        .ok()
-        .filter(|&len| isize::try_from(len).is_ok())?;
+    let len = usize::try_from(len).ok().filter(|&len| isize::try_from(len).is_ok())?;
     if len == 0 {
         return Some(&mut []);
     }

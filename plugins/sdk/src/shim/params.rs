@@ -38,11 +38,7 @@ unsafe extern "C" fn info<D: Device>(n: u32, out: *mut abi::ParamInfo) -> i32 {
         max,
     };
     // SAFETY: the host's promise for `out`.
-    if unsafe { fill(out, &value) } {
-        abi::DROGHER_OK
-    } else {
-        abi::DROGHER_ERR_INVAL
-    }
+    if unsafe { fill(out, &value) } { abi::DROGHER_OK } else { abi::DROGHER_ERR_INVAL }
 }
 
 unsafe extern "C" fn get<D: Device>(
@@ -59,9 +55,8 @@ unsafe extern "C" fn get<D: Device>(
             let name =
                 text(name, name_len).ok_or_else(|| Failure::invalid("The name is no UTF-8"))?;
             let found = slot.params().text(name)?.as_bytes();
-            let len = value_len
-                .as_mut()
-                .ok_or_else(|| Failure::invalid("No place for the answer"))?;
+            let len =
+                value_len.as_mut().ok_or_else(|| Failure::invalid("No place for the answer"))?;
             *len = found.len() as u64;
             let buffer =
                 bytes_mut(value.cast(), cap).ok_or_else(|| Failure::invalid("No buffer"))?;

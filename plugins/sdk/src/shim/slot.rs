@@ -54,17 +54,11 @@ impl<D: Device> Slot<D> {
     }
 
     pub(super) fn device(&mut self) -> Result<&mut D, Failure> {
-        self.device
-            .as_mut()
-            .ok_or_else(|| Failure::fatal("The device could not be made anew"))
+        self.device.as_mut().ok_or_else(|| Failure::fatal("The device could not be made anew"))
     }
 
     pub(super) fn state(&self) -> u32 {
-        if self.broken.is_some() {
-            abi::DROGHER_STATE_ERROR
-        } else {
-            self.state.number()
-        }
+        if self.broken.is_some() { abi::DROGHER_STATE_ERROR } else { self.state.number() }
     }
 
     pub(super) fn params(&self) -> &Params {
@@ -147,14 +141,12 @@ impl<D: Device> Slot<D> {
         let len = data.len();
         match self.device()?.read_state(data)? {
             Read::Bytes(n) if (1..=len).contains(&n) => Ok(Some(n)),
-            Read::Bytes(n) => Err(Failure::fatal(format!(
-                "The device says {n} bytes of state, asked for {len}"
-            ))),
+            Read::Bytes(n) => {
+                Err(Failure::fatal(format!("The device says {n} bytes of state, asked for {len}")))
+            }
             Read::NoMoreNow | Read::End if pre => Ok(None),
             Read::End => Ok(Some(0)),
-            Read::NoMoreNow => Err(Failure::fatal(
-                "The device says \"no more now\" in STOP_COPY",
-            )),
+            Read::NoMoreNow => Err(Failure::fatal("The device says \"no more now\" in STOP_COPY")),
         }
     }
 

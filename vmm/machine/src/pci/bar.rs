@@ -29,12 +29,7 @@ impl BarSpec {
     /// A plain 32-bit BAR.
     #[must_use]
     pub const fn memory32(index: u8, size: u64) -> Self {
-        Self {
-            index,
-            size,
-            kind: BarKind::Memory32,
-            prefetchable: false,
-        }
+        Self { index, size, kind: BarKind::Memory32, prefetchable: false }
     }
 
     /// How many registers it takes.
@@ -69,10 +64,6 @@ impl BarSpec {
             BarKind::Memory32 => 0,
             BarKind::Memory64 => BAR_TYPE_64,
         };
-        if self.prefetchable {
-            width | BAR_PREFETCHABLE
-        } else {
-            width
-        }
+        if self.prefetchable { width | BAR_PREFETCHABLE } else { width }
     }
 }

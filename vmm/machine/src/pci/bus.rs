@@ -4,6 +4,9 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use vm_device::DevicePio;
+use vm_device::bus::{PioAddress, PioAddressOffset};
+
 use super::codec::{Reader, StateError, Writer};
 
 /// CONFIG_ADDRESS, 32 bits.
@@ -76,9 +79,7 @@ impl Bus {
         if bus != 0 || devfn & 7 != 0 {
             return None;
         }
-        self.slots
-            .get(usize::from(devfn >> 3))
-            .and_then(Option::as_deref)
+        self.slots.get(usize::from(devfn >> 3)).and_then(Option::as_deref)
     }
 }
 
@@ -93,10 +94,7 @@ impl ConfigPorts {
     /// Ports in front of `bus`, address 0 (disabled).
     #[must_use]
     pub const fn new(bus: Bus) -> Self {
-        Self {
-            bus,
-            address: AtomicU32::new(0),
-        }
+        Self { bus, address: AtomicU32::new(0) }
     }
 
     /// The bus behind the ports.
@@ -151,22 +149,23 @@ impl ConfigPorts {
         out.u32(self.address.load(Ordering::Relaxed));
     }
 
-    /// Takes a saved address register.
+    /// Checks a saved address register without taking it; the result goes to
+    /// [`accept`](Self::accept).
     ///
     /// # Errors
     /// [`StateError::Truncated`]; [`StateError::Invalid`] if a reserved bit is set.
-    pub fn load(&self, from: &mut Reader<'_>) -> Result<(), StateError> {
+    pub fn parse(&self, from: &mut Reader<'_>) -> Result<u32, StateError> {
         let (field, expected) = ("CONFIG_ADDRESS", "no reserved bit set");
         let found = from.u32(field)?;
         if found & !ADDRESS_WRITABLE != 0 {
-            return Err(StateError::Invalid {
-                field,
-                found: found.into(),
-                expected,
-            });
+            return Err(StateError::Invalid { field, found: found.into(), expected });
         }
-        self.address.store(found, Ordering::Relaxed);
-        Ok(())
+        Ok(found)
+    }
+
+    /// Takes an address that [`parse`](Self::parse) gave.
+    pub fn accept(&self, address: u32) {
+        self.address.store(address & ADDRESS_WRITABLE, Ordering::Relaxed);
     }
 
     /// Bus, device and function, register that the address names.
@@ -177,11 +176,19 @@ impl ConfigPorts {
     }
 }
 
+impl DevicePio for ConfigPorts {
+    fn pio_read(&self, base: PioAddress, offset: PioAddressOffset, data: &mut [u8]) {
+        self.read(base.0.saturating_add(offset), data);
+    }
+
+    fn pio_write(&self, base: PioAddress, offset: PioAddressOffset, data: &[u8]) {
+        self.write(base.0.saturating_add(offset), data);
+    }
+}
+
 /// The data port's byte lane that an access begins at, and how many of its bytes are in the port.
 fn lanes(port: u16, len: usize) -> Option<(u16, usize)> {
-    let lane = port
-        .checked_sub(CONFIG_DATA_PORT)
-        .filter(|&lane| lane < 4)?;
+    let lane = port.checked_sub(CONFIG_DATA_PORT).filter(|&lane| lane < 4)?;
     Some((lane, len.min(usize::from(4 - lane))))
 }
 

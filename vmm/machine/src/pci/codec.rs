@@ -120,11 +120,7 @@ impl<'a> Reader<'a> {
     /// [`StateError::Truncated`] if fewer are left.
     pub fn bytes(&mut self, field: &'static str, len: usize) -> Result<&'a [u8], StateError> {
         let Some((head, tail)) = self.left.split_at_checked(len) else {
-            return Err(StateError::Truncated {
-                field,
-                wanted: len,
-                left: self.left.len(),
-            });
+            return Err(StateError::Truncated { field, wanted: len, left: self.left.len() });
         };
         self.left = tail;
         Ok(head)
@@ -185,11 +181,7 @@ impl<'a> Reader<'a> {
         if found == here {
             return Ok(());
         }
-        Err(StateError::Mismatch {
-            field,
-            found: found.into(),
-            here: here.into(),
-        })
+        Err(StateError::Mismatch { field, found: found.into(), here: here.into() })
     }
 
     /// Takes a 32-bit value that must be `here`.
@@ -201,11 +193,7 @@ impl<'a> Reader<'a> {
         if found == here {
             return Ok(());
         }
-        Err(StateError::Mismatch {
-            field,
-            found: found.into(),
-            here: here.into(),
-        })
+        Err(StateError::Mismatch { field, found: found.into(), here: here.into() })
     }
 
     /// Ends the reading.

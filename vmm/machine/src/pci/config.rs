@@ -137,14 +137,8 @@ impl ConfigSpace {
         config.init(regs::VENDOR_ID, &vendor.to_le_bytes());
         config.init(regs::DEVICE_ID, &identity.device.to_le_bytes());
         config.init(regs::REVISION, &[identity.revision]);
-        config.init(
-            regs::CLASS,
-            class.to_le_bytes().first_chunk::<3>().unwrap_or(&[0; 3]),
-        );
-        config.init(
-            regs::SUBSYSTEM_VENDOR_ID,
-            &identity.subsystem_vendor.to_le_bytes(),
-        );
+        config.init(regs::CLASS, class.to_le_bytes().first_chunk::<3>().unwrap_or(&[0; 3]));
+        config.init(regs::SUBSYSTEM_VENDOR_ID, &identity.subsystem_vendor.to_le_bytes());
         config.init(regs::SUBSYSTEM_ID, &identity.subsystem.to_le_bytes());
         config.allow(regs::COMMAND, &regs::COMMAND_WRITABLE.to_le_bytes());
         config.allow(regs::CACHE_LINE, &[0xff]);
@@ -158,10 +152,7 @@ impl ConfigSpace {
     fn add_bar(&mut self, bar: &BarSpec) -> Result<(), ConfigError> {
         let index = bar.index;
         if !bar.is_valid() {
-            return Err(ConfigError::Bar {
-                index,
-                size: bar.size,
-            });
+            return Err(ConfigError::Bar { index, size: bar.size });
         }
         let registers = usize::from(index)..usize::from(index) + bar.registers();
         let overlaps = self.bars.iter().flatten().any(|other| {
@@ -193,11 +184,7 @@ impl ConfigSpace {
         writable: &[u8],
     ) -> Result<u16, ConfigError> {
         let (offset, len) = (self.free, body.len() + 2);
-        let full = ConfigError::CapabilityFull {
-            id,
-            len,
-            offset: offset.into(),
-        };
+        let full = ConfigError::CapabilityFull { id, len, offset: offset.into() };
         let end = (usize::from(offset) + len).next_multiple_of(4);
         let (Ok(pointer), Ok(end)) = (u8::try_from(offset), u16::try_from(end)) else {
             return Err(full);
@@ -289,9 +276,7 @@ impl ConfigSpace {
         let msix = self.msix_control();
         let bars = self.bar_bytes();
         let mut effects = Effects::default();
-        let reset_at = self
-            .advanced_features
-            .map(|offset| usize::from(offset + regs::AF_CONTROL));
+        let reset_at = self.advanced_features.map(|offset| usize::from(offset + regs::AF_CONTROL));
         for (byte, at) in data.iter().zip(usize::from(offset)..) {
             let (Some(value), Some(mask)) = (self.values.get_mut(at), self.writable.get(at)) else {
                 break;
@@ -355,13 +340,8 @@ impl ConfigSpace {
     /// MSI-X enabled, function masked. Both false if there is no MSI-X.
     #[must_use]
     pub fn msix_control(&self) -> (bool, bool) {
-        let control = self
-            .msix
-            .map_or(0, |offset| self.u16_at(offset + regs::MSIX_CONTROL));
-        (
-            control & regs::MSIX_ENABLE != 0,
-            control & regs::MSIX_FUNCTION_MASK != 0,
-        )
+        let control = self.msix.map_or(0, |offset| self.u16_at(offset + regs::MSIX_CONTROL));
+        (control & regs::MSIX_ENABLE != 0, control & regs::MSIX_FUNCTION_MASK != 0)
     }
 
     /// Vendor and device ID.
@@ -384,11 +364,7 @@ impl ConfigSpace {
         let here = self.values.iter().zip(&self.writable);
         for (offset, (&found, (&here, mask))) in saved.iter().zip(here).enumerate() {
             if (found ^ here) & !mask != 0 {
-                return Err(StateError::ReadOnly {
-                    offset,
-                    found,
-                    here,
-                });
+                return Err(StateError::ReadOnly { offset, found, here });
             }
         }
         self.values.copy_from_slice(saved);
@@ -396,10 +372,7 @@ impl ConfigSpace {
     }
 
     fn bar_bytes(&self) -> Option<[u8; 4 * BAR_COUNT]> {
-        self.values
-            .get(usize::from(regs::BAR0)..)
-            .and_then(|bytes| bytes.first_chunk())
-            .copied()
+        self.values.get(usize::from(regs::BAR0)..).and_then(|bytes| bytes.first_chunk()).copied()
     }
 
     fn u16_at(&self, offset: u16) -> u16 {

@@ -15,12 +15,7 @@ const IDENTITY: Identity = Identity {
 fn function() -> ConfigSpace {
     let bars = [
         BarSpec::memory32(0, 0x1000),
-        BarSpec {
-            index: 2,
-            size: 8 << 30,
-            kind: BarKind::Memory64,
-            prefetchable: true,
-        },
+        BarSpec { index: 2, size: 8 << 30, kind: BarKind::Memory64, prefetchable: true },
         BarSpec::memory32(4, 0x1_0000),
     ];
     let mut config = ConfigSpace::new(&IDENTITY, &bars).expect("a valid function");
@@ -47,11 +42,7 @@ fn write32(config: &mut ConfigSpace, offset: u16, value: u32) -> Effects {
 
 /// Offset of a capability, found as a guest finds it.
 fn find(config: &ConfigSpace, id: u8) -> Option<u16> {
-    assert_eq!(
-        read32(config, regs::COMMAND) >> 16 & 0x10,
-        0x10,
-        "status says: a list"
-    );
+    assert_eq!(read32(config, regs::COMMAND) >> 16 & 0x10, 0x10, "status says: a list");
     let mut at = read8(config, regs::CAPABILITIES);
     for _ in 0..48 {
         if at == 0 {
@@ -119,11 +110,7 @@ fn bars_hold_addresses_and_say_where_they_are() {
     write32(&mut config, 0x1c, 0x0000_000b);
     assert_eq!(read32(&config, 0x18), 0xc);
     assert_eq!(config.bar_range(2), Some(0xa_0000_0000..0xc_0000_0000));
-    assert_eq!(
-        config.bar_range(3),
-        None,
-        "the upper half is no BAR of its own"
-    );
+    assert_eq!(config.bar_range(3), None, "the upper half is no BAR of its own");
     assert_eq!(config.bar_range(4), None, "address 0 is nowhere");
     // A range that would end beyond 2^64.
     write32(&mut config, 0x1c, u32::MAX);
@@ -150,21 +137,9 @@ fn firmware_assigns_bars() {
     assert_eq!(config.bar_range(2), Some(16 << 30..24 << 30));
     assert_eq!(read32(&config, 0x18), 0xc, "flags stay");
     let unaligned = config.assign_bar(0, 0xe000_0800);
-    assert_eq!(
-        unaligned,
-        Err(ConfigError::Address {
-            index: 0,
-            address: 0xe000_0800
-        })
-    );
-    assert!(
-        config.assign_bar(4, 1 << 32).is_err(),
-        "too high for 32 bits"
-    );
-    assert_eq!(
-        config.assign_bar(3, 0),
-        Err(ConfigError::NoBar { index: 3 })
-    );
+    assert_eq!(unaligned, Err(ConfigError::Address { index: 0, address: 0xe000_0800 }));
+    assert!(config.assign_bar(4, 1 << 32).is_err(), "too high for 32 bits");
+    assert_eq!(config.assign_bar(3, 0), Err(ConfigError::NoBar { index: 3 }));
 }
 
 #[test]
@@ -173,35 +148,12 @@ fn effects_name_what_changed() {
     let quiet = write32(&mut config, 0x10, 0xe000_0000);
     assert_eq!(quiet, Effects::default(), "decoding is off");
     let on = config.write(regs::COMMAND, &[0x06]);
-    assert_eq!(
-        on,
-        Effects {
-            mapping: true,
-            bus_master: true,
-            ..Effects::default()
-        }
-    );
-    assert_eq!(
-        config.write(regs::COMMAND, &[0x06]),
-        Effects::default(),
-        "no change"
-    );
+    assert_eq!(on, Effects { mapping: true, bus_master: true, ..Effects::default() });
+    assert_eq!(config.write(regs::COMMAND, &[0x06]), Effects::default(), "no change");
     let moved = write32(&mut config, 0x10, 0xe100_0000);
-    assert_eq!(
-        moved,
-        Effects {
-            mapping: true,
-            ..Effects::default()
-        }
-    );
+    assert_eq!(moved, Effects { mapping: true, ..Effects::default() });
     let off = config.write(regs::COMMAND, &[0x04]);
-    assert_eq!(
-        off,
-        Effects {
-            mapping: true,
-            ..Effects::default()
-        }
-    );
+    assert_eq!(off, Effects { mapping: true, ..Effects::default() });
 }
 
 #[test]
@@ -217,11 +169,7 @@ fn command_keeps_only_what_means_something() {
 fn capability_walk_finds_msix_and_function_reset() {
     let config = function();
     let msix = find(&config, regs::CAP_MSIX).expect("MSI-X is listed");
-    assert_eq!(
-        read32(&config, msix) >> 16,
-        4,
-        "table size is N - 1; off, not masked"
-    );
+    assert_eq!(read32(&config, msix) >> 16, 4, "table size is N - 1; off, not masked");
     assert_eq!(read32(&config, msix + 4), 4, "table in BAR 4 at 0");
     assert_eq!(read32(&config, msix + 8), 0x8004, "PBA in BAR 4 at 0x8000");
     let af = find(&config, regs::CAP_ADVANCED_FEATURES).expect("function reset is listed");
@@ -235,13 +183,7 @@ fn msix_control_bits_are_followed() {
     let msix = find(&config, regs::CAP_MSIX).expect("MSI-X is listed");
     assert_eq!(config.msix_control(), (false, false));
     let effects = config.write(msix + 2, &0xc7ff_u16.to_le_bytes());
-    assert_eq!(
-        effects,
-        Effects {
-            msix: true,
-            ..Effects::default()
-        }
-    );
+    assert_eq!(effects, Effects { msix: true, ..Effects::default() });
     assert_eq!(config.msix_control(), (true, true));
     assert_eq!(read32(&config, msix) >> 16, 0xc004, "the size is read-only");
     config.write(msix + 3, &[0x80]);
@@ -253,18 +195,9 @@ fn function_reset_is_asked_for_and_reads_zero() {
     let mut config = function();
     let af = find(&config, regs::CAP_ADVANCED_FEATURES).expect("function reset is listed");
     let effects = config.write(af + 4, &[1]);
-    assert_eq!(
-        effects,
-        Effects {
-            function_reset: true,
-            ..Effects::default()
-        }
-    );
+    assert_eq!(effects, Effects { function_reset: true, ..Effects::default() });
     assert_eq!(read8(&config, af + 4), 0);
-    assert!(
-        write32(&mut config, af + 4, 1).function_reset,
-        "by a dword too"
-    );
+    assert!(write32(&mut config, af + 4, 1).function_reset, "by a dword too");
     assert_eq!(config.write(af + 4, &[0xfe]), Effects::default());
 }
 
@@ -297,76 +230,27 @@ fn the_end_of_the_space_is_a_wall() {
 
 #[test]
 fn bad_descriptions_are_refused_by_name() {
-    let none = Identity {
-        vendor: 0xffff,
-        ..IDENTITY
-    };
-    assert!(matches!(
-        ConfigSpace::new(&none, &[]),
-        Err(ConfigError::Identity { .. })
-    ));
-    let wide = Identity {
-        class: 0x100_0000,
-        ..IDENTITY
-    };
-    assert!(matches!(
-        ConfigSpace::new(&wide, &[]),
-        Err(ConfigError::Identity { .. })
-    ));
-    for (index, size) in [
-        (0, 0x1800),
-        (0, 8),
-        (6, 0x1000),
-        (255, 0x1000),
-        (0, 1 << 32),
-        (0, 0),
-    ] {
+    let none = Identity { vendor: 0xffff, ..IDENTITY };
+    assert!(matches!(ConfigSpace::new(&none, &[]), Err(ConfigError::Identity { .. })));
+    let wide = Identity { class: 0x100_0000, ..IDENTITY };
+    assert!(matches!(ConfigSpace::new(&wide, &[]), Err(ConfigError::Identity { .. })));
+    for (index, size) in [(0, 0x1800), (0, 8), (6, 0x1000), (255, 0x1000), (0, 1 << 32), (0, 0)] {
         let made = ConfigSpace::new(&IDENTITY, &[BarSpec::memory32(index, size)]);
-        assert_eq!(
-            made.err(),
-            Some(ConfigError::Bar { index, size }),
-            "{index} {size:#x}"
-        );
+        assert_eq!(made.err(), Some(ConfigError::Bar { index, size }), "{index} {size:#x}");
     }
-    let wide_last = BarSpec {
-        index: 5,
-        size: 0x1000,
-        kind: BarKind::Memory64,
-        prefetchable: false,
-    };
-    assert!(matches!(
-        ConfigSpace::new(&IDENTITY, &[wide_last]),
-        Err(ConfigError::Bar { .. })
-    ));
-    let wide = BarSpec {
-        index: 0,
-        ..wide_last
-    };
+    let wide_last =
+        BarSpec { index: 5, size: 0x1000, kind: BarKind::Memory64, prefetchable: false };
+    assert!(matches!(ConfigSpace::new(&IDENTITY, &[wide_last]), Err(ConfigError::Bar { .. })));
+    let wide = BarSpec { index: 0, ..wide_last };
     let clash = [wide, BarSpec::memory32(1, 0x1000)];
     let made = ConfigSpace::new(&IDENTITY, &clash);
     assert_eq!(made.err(), Some(ConfigError::BarTaken { index: 1 }));
     let mut config = function();
-    assert_eq!(
-        config.add_msix(0, 4, 0, 0),
-        Err(ConfigError::Vectors { vectors: 0 })
-    );
-    assert_eq!(
-        config.add_msix(2049, 4, 0, 0),
-        Err(ConfigError::Vectors { vectors: 2049 })
-    );
-    assert_eq!(
-        config.add_msix(1, 5, 0, 0),
-        Err(ConfigError::NoBar { index: 5 })
-    );
+    assert_eq!(config.add_msix(0, 4, 0, 0), Err(ConfigError::Vectors { vectors: 0 }));
+    assert_eq!(config.add_msix(2049, 4, 0, 0), Err(ConfigError::Vectors { vectors: 2049 }));
+    assert_eq!(config.add_msix(1, 5, 0, 0), Err(ConfigError::NoBar { index: 5 }));
     let big = config.add_capability(regs::CAP_VENDOR, &[0; 200], &[]);
-    assert!(matches!(
-        big,
-        Err(ConfigError::CapabilityFull {
-            id: 0x09,
-            len: 202,
-            ..
-        })
-    ));
+    assert!(matches!(big, Err(ConfigError::CapabilityFull { id: 0x09, len: 202, .. })));
 }
 
 #[test]
@@ -385,31 +269,17 @@ fn saved_state_comes_back() {
 
 #[test]
 fn a_state_of_another_device_is_refused_untouched() {
-    let other = Identity {
-        device: 2,
-        ..IDENTITY
-    };
+    let other = Identity { device: 2, ..IDENTITY };
     let mut out = Writer::new();
     ConfigSpace::new(&other, &[]).expect("valid").save(&mut out);
     let saved = out.finish();
     let mut config = function();
     let before = config.values;
     let refused = config.load(&mut Reader::new(&saved));
-    assert_eq!(
-        refused,
-        Err(StateError::ReadOnly {
-            offset: 2,
-            found: 2,
-            here: 1
-        })
-    );
+    assert_eq!(refused, Err(StateError::ReadOnly { offset: 2, found: 2, here: 1 }));
     assert!(matches!(
         config.load(&mut Reader::new(&saved[..255])),
-        Err(StateError::Truncated {
-            wanted: 256,
-            left: 255,
-            ..
-        })
+        Err(StateError::Truncated { wanted: 256, left: 255, .. })
     ));
     assert_eq!(config.values, before);
 }

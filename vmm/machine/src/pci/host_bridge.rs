@@ -31,9 +31,7 @@ impl HostBridge {
             class: HOST_BRIDGE_CLASS,
             ..Identity::default()
         };
-        Ok(Self {
-            config: Mutex::new(ConfigSpace::new(&identity, &[])?),
-        })
+        Ok(Self { config: Mutex::new(ConfigSpace::new(&identity, &[])?) })
     }
 
     /// Back to power-on.
@@ -46,12 +44,19 @@ impl HostBridge {
         self.lock().save(out);
     }
 
-    /// Takes a saved state.
+    /// Checks a saved state without taking it; the result goes to [`accept`](Self::accept).
     ///
     /// # Errors
-    /// [`StateError`]; nothing has changed then.
-    pub fn load(&self, from: &mut Reader<'_>) -> Result<(), StateError> {
-        self.lock().load(from)
+    /// [`StateError`].
+    pub fn parse(&self, from: &mut Reader<'_>) -> Result<ConfigSpace, StateError> {
+        let mut staged = self.lock().clone();
+        staged.load(from)?;
+        Ok(staged)
+    }
+
+    /// Takes a state that [`parse`](Self::parse) gave.
+    pub fn accept(&self, staged: ConfigSpace) {
+        *self.lock() = staged;
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, ConfigSpace> {

@@ -84,13 +84,7 @@ struct Entry {
     masked: bool,
 }
 
-const RESET: Entry = Entry {
-    message: MsixMessage {
-        address: 0,
-        data: 0,
-    },
-    masked: true,
-};
+const RESET: Entry = Entry { message: MsixMessage { address: 0, data: 0 }, masked: true };
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Route {
@@ -208,9 +202,7 @@ impl MsixTable {
     pub fn read_table(&self, offset: u64, data: &mut [u8]) {
         for (byte, at) in data.iter_mut().zip(addresses(offset)) {
             let entry = usize::try_from(at / MSIX_ENTRY_SIZE).ok();
-            let raw = entry
-                .and_then(|index| self.entries.get(index))
-                .map(Entry::raw);
+            let raw = entry.and_then(|index| self.entries.get(index)).map(Entry::raw);
             *byte = raw.map_or(0, |raw| raw.to_le_bytes()[(at % MSIX_ENTRY_SIZE) as usize]);
         }
     }
@@ -230,11 +222,7 @@ impl MsixTable {
             return;
         };
         let mut raw = entry.raw().to_le_bytes();
-        for (to, from) in raw
-            .iter_mut()
-            .skip((offset % MSIX_ENTRY_SIZE) as usize)
-            .zip(data)
-        {
+        for (to, from) in raw.iter_mut().skip((offset % MSIX_ENTRY_SIZE) as usize).zip(data) {
             *to = *from;
         }
         *entry = Entry::from_raw(u128::from_le_bytes(raw));
@@ -244,9 +232,7 @@ impl MsixTable {
     /// Reads pending bits; bytes past the end are 0. Any size, any alignment. They cannot be written.
     pub fn read_pending(&self, offset: u64, data: &mut [u8]) {
         for (byte, at) in data.iter_mut().zip(addresses(offset)) {
-            let word = usize::try_from(at / 8)
-                .ok()
-                .and_then(|index| self.pending.get(index));
+            let word = usize::try_from(at / 8).ok().and_then(|index| self.pending.get(index));
             *byte = word.map_or(0, |word| word.to_le_bytes()[(at % 8) as usize]);
         }
     }
@@ -265,11 +251,7 @@ impl MsixTable {
             out.bytes(&entry.raw().to_le_bytes());
         }
         for word in &self.pending {
-            out.u64(if mutant!("masked-pending-dropped") {
-                0
-            } else {
-                *word
-            });
+            out.u64(if mutant!("masked-pending-dropped") { 0 } else { *word });
         }
     }
 
@@ -288,11 +270,7 @@ impl MsixTable {
             if entry.raw() != raw {
                 let found = (raw >> 96) as u64;
                 let (field, expected) = ("MSI-X vector control", "only bit 0");
-                return Err(StateError::Invalid {
-                    field,
-                    found,
-                    expected,
-                });
+                return Err(StateError::Invalid { field, found, expected });
             }
             entries.push(entry);
         }
@@ -302,11 +280,7 @@ impl MsixTable {
             let valid = self.entries.len() - 64 * index;
             if valid < 64 && found >> valid != 0 {
                 let (field, expected) = ("MSI-X pending bits", "bits of existing vectors only");
-                return Err(StateError::Invalid {
-                    field,
-                    found,
-                    expected,
-                });
+                return Err(StateError::Invalid { field, found, expected });
             }
             pending.push(found);
         }
@@ -318,15 +292,12 @@ impl MsixTable {
 
     fn refresh_all(&mut self, sink: &dyn MsixSink) {
         let all = 0..self.vectors();
-        let stale = all
-            .clone()
-            .filter(|&vector| self.is_open(vector))
-            .filter_map(|vector| {
-                let message = self.entries.get(usize::from(vector))?.message;
-                let route = self.routes.get(usize::from(vector))?;
-                (!matches!(route, Route::To(now) | Route::Refused(now) if *now == message))
-                    .then_some((vector, message))
-            });
+        let stale = all.clone().filter(|&vector| self.is_open(vector)).filter_map(|vector| {
+            let message = self.entries.get(usize::from(vector))?.message;
+            let route = self.routes.get(usize::from(vector))?;
+            (!matches!(route, Route::To(now) | Route::Refused(now) if *now == message))
+                .then_some((vector, message))
+        });
         let stale: Vec<_> = stale.collect();
         // One bad message must not cost the others their route: then each is tried alone below.
         if !stale.is_empty() && sink.route(&stale).is_ok() {
@@ -344,10 +315,7 @@ impl MsixTable {
     /// True if a request for `vector` would be sent now.
     fn is_open(&self, vector: u16) -> bool {
         let open = self.enabled && !self.function_masked && self.bus_master && self.connected;
-        open && self
-            .entries
-            .get(usize::from(vector))
-            .is_some_and(|entry| !entry.masked)
+        open && self.entries.get(usize::from(vector)).is_some_and(|entry| !entry.masked)
     }
 
     /// If `vector` may send now: sets its route, and sends if it is pending.
@@ -366,10 +334,7 @@ impl MsixTable {
 
     fn send(&mut self, vector: u16, sink: &dyn MsixSink) -> Trigger {
         let sent = self.ensure_route(vector, sink)
-            && sink
-                .signal(vector)
-                .map_err(|error| warn_undelivered(&error))
-                .is_ok();
+            && sink.signal(vector).map_err(|error| warn_undelivered(&error)).is_ok();
         if sent {
             self.counts.sent += 1;
             Trigger::Sent
@@ -421,10 +386,7 @@ impl Entry {
 
     const fn from_raw(raw: u128) -> Self {
         Self {
-            message: MsixMessage {
-                address: raw as u64,
-                data: (raw >> 64) as u32,
-            },
+            message: MsixMessage { address: raw as u64, data: (raw >> 64) as u32 },
             masked: (raw >> 96) as u32 & MSIX_VECTOR_MASKED != 0,
         }
     }
@@ -436,10 +398,7 @@ fn addresses(offset: u64) -> impl Iterator<Item = u64> {
 }
 
 fn warn_undelivered(error: &RouteRefused) {
-    tracing::debug!(
-        error = error as &dyn std::error::Error,
-        "MSI-X message not delivered"
-    );
+    tracing::debug!(error = error as &dyn std::error::Error, "MSI-X message not delivered");
 }
 
 #[cfg(test)]

@@ -29,9 +29,7 @@ impl MsixSink for Sink {
 
     fn signal(&self, vector: u16) -> Result<(), RouteRefused> {
         let routes = self.routes.borrow();
-        let message = routes
-            .get(&vector)
-            .expect("never signalled without a route");
+        let message = routes.get(&vector).expect("never signalled without a route");
         self.sent.borrow_mut().push(*message);
         Ok(())
     }
@@ -65,11 +63,7 @@ fn running(sink: &Sink) -> MsixTable {
 }
 
 fn sent(sink: &Sink) -> Vec<u32> {
-    sink.sent
-        .borrow_mut()
-        .drain(..)
-        .map(|message| message.data)
-        .collect()
+    sink.sent.borrow_mut().drain(..).map(|message| message.data).collect()
 }
 
 fn word(table: &MsixTable, offset: u64) -> u32 {
@@ -85,19 +79,9 @@ fn power_on_is_masked_and_drops() {
     assert_eq!(word(&table, 12), 1);
     assert_eq!(table.trigger(0, &sink), Trigger::Dropped, "MSI-X is off");
     table.set_control(true, false, false, &sink);
-    assert_eq!(
-        table.trigger(0, &sink),
-        Trigger::Dropped,
-        "bus master is off"
-    );
+    assert_eq!(table.trigger(0, &sink), Trigger::Dropped, "bus master is off");
     assert!(!table.is_pending(0));
-    assert_eq!(
-        table.counts(),
-        MsixCounts {
-            dropped: 2,
-            ..MsixCounts::default()
-        }
-    );
+    assert_eq!(table.counts(), MsixCounts { dropped: 2, ..MsixCounts::default() });
 }
 
 #[test]
@@ -106,11 +90,7 @@ fn an_unmasked_vector_sends_its_message() {
     let mut table = running(&sink);
     assert_eq!(table.trigger(1, &sink), Trigger::Sent);
     assert_eq!(table.trigger(2, &sink), Trigger::Sent);
-    assert_eq!(
-        table.trigger(3, &sink),
-        Trigger::Dropped,
-        "there is no vector 3"
-    );
+    assert_eq!(table.trigger(3, &sink), Trigger::Dropped, "there is no vector 3");
     assert_eq!(table.trigger(u16::MAX, &sink), Trigger::Dropped);
     assert_eq!(sent(&sink), [0x41, 0x42]);
 }
@@ -179,20 +159,12 @@ fn a_message_that_leads_nowhere_is_dropped_and_costs_no_other() {
     assert_eq!(table.trigger(0, &sink), Trigger::Dropped);
     let updates = sink.updates.get();
     assert_eq!(table.trigger(0, &sink), Trigger::Dropped);
-    assert_eq!(
-        sink.updates.get(),
-        updates,
-        "a refused message is not tried for ever"
-    );
+    assert_eq!(sink.updates.get(), updates, "a refused message is not tried for ever");
     table.disconnect();
     table.connect(&sink);
     assert_eq!(table.trigger(1, &sink), Trigger::Sent);
     table.write_table(0, &ADDRESS.to_le_bytes(), &sink);
-    assert_eq!(
-        table.trigger(0, &sink),
-        Trigger::Sent,
-        "a good address mends it"
-    );
+    assert_eq!(table.trigger(0, &sink), Trigger::Sent, "a good address mends it");
 }
 
 #[test]
@@ -220,21 +192,9 @@ fn table_accesses_of_four_and_eight_bytes() {
     assert_eq!(word(&table, 16), 0x3333_4444);
     assert_eq!(word(&table, 20), 0x1111_2222);
     assert_eq!(word(&table, 24), 0x5555_6666);
-    assert_eq!(
-        word(&table, 28),
-        1,
-        "reserved bits of vector control stay 0"
-    );
+    assert_eq!(word(&table, 28), 1, "reserved bits of vector control stay 0");
     // What the specification leaves undefined is ignored.
-    for (offset, len) in [
-        (16, 1),
-        (16, 2),
-        (18, 4),
-        (20, 8),
-        (17, 4),
-        (16, 3),
-        (16, 16),
-    ] {
+    for (offset, len) in [(16, 1), (16, 2), (18, 4), (20, 8), (17, 4), (16, 3), (16, 16)] {
         table.write_table(offset, &vec![0xee; len], &sink);
     }
     assert_eq!(word(&table, 16), 0x3333_4444);
@@ -257,10 +217,7 @@ fn reset_forgets() {
     table.reset();
     table.connect(&sink);
     assert!(sent(&sink).is_empty());
-    assert_eq!(
-        (word(&table, 0), word(&table, 8), word(&table, 12)),
-        (0, 0, 1)
-    );
+    assert_eq!((word(&table, 0), word(&table, 8), word(&table, 12)), (0, 0, 1));
 }
 
 fn saved(table: &MsixTable) -> Vec<u8> {
@@ -306,24 +263,14 @@ fn bad_states_are_refused_untouched() {
     many[0] = 4;
     assert_eq!(
         other.load(&mut Reader::new(&many)),
-        Err(StateError::Mismatch {
-            field: "MSI-X vectors",
-            found: 4,
-            here: 3
-        })
+        Err(StateError::Mismatch { field: "MSI-X vectors", found: 4, here: 3 })
     );
     let mut reserved = good.clone();
     reserved[2 + 12] = 2;
-    assert!(matches!(
-        other.load(&mut Reader::new(&reserved)),
-        Err(StateError::Invalid { .. })
-    ));
+    assert!(matches!(other.load(&mut Reader::new(&reserved)), Err(StateError::Invalid { .. })));
     let mut beyond = good.clone();
     beyond[2 + 3 * 16] = 8;
-    assert!(matches!(
-        other.load(&mut Reader::new(&beyond)),
-        Err(StateError::Invalid { .. })
-    ));
+    assert!(matches!(other.load(&mut Reader::new(&beyond)), Err(StateError::Invalid { .. })));
     assert_eq!(word(&other, 12), 1, "still as after power-on");
 }
 

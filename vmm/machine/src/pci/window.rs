@@ -44,14 +44,9 @@ impl BarWindow {
             used: self.next.saturating_sub(self.range.start),
             len: self.range.end.saturating_sub(self.range.start),
         };
-        let address = self
-            .next
-            .checked_next_multiple_of(size.max(4096))
-            .ok_or_else(full)?;
-        let end = address
-            .checked_add(size)
-            .filter(|&end| end <= self.range.end)
-            .ok_or_else(full)?;
+        let address = self.next.checked_next_multiple_of(size.max(4096)).ok_or_else(full)?;
+        let end =
+            address.checked_add(size).filter(|&end| end <= self.range.end).ok_or_else(full)?;
         self.next = end;
         Ok(address)
     }

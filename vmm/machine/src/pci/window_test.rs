@@ -15,11 +15,7 @@ fn a_full_window_says_so() {
     assert_eq!(window.allocate(0x1000), Ok(0x1000));
     assert_eq!(
         window.allocate(0x2000),
-        Err(WindowFull {
-            size: 0x2000,
-            used: 0x1000,
-            len: 0x2000
-        })
+        Err(WindowFull { size: 0x2000, used: 0x1000, len: 0x2000 })
     );
     assert!(window.allocate(1 << 63).is_err());
     assert_eq!(window.allocate(0x1000), Ok(0x2000));

@@ -178,6 +178,10 @@ impl Vcpu {
 
     /// The descriptor, for saving and loading; only while parked.
     pub(crate) fn inner(&self) -> Result<MutexGuard<'_, Inner>, VcpuError> {
+        // The lock alone does not say it: a thread that was just started has not taken it yet.
+        if self.phase() == Phase::Running {
+            return Err(VcpuError::NotParked { id: self.id(), phase: Phase::Running });
+        }
         match self.shared.inner.try_lock() {
             Ok(guard) => Ok(guard),
             Err(TryLockError::Poisoned(poisoned)) => Ok(poisoned.into_inner()),

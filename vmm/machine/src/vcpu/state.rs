@@ -152,7 +152,7 @@ fn load_xsave(inner: &mut Inner, id: u16, state: &Reader<'_>) -> Result<(), Stat
             ask!(unsafe { inner.fd.set_xsave(&base) }, "set the extended state");
         }
         Some(buffer) => {
-            let extra = buffer.as_slice().len() * size_of::<u32>();
+            let extra = size_of_val(buffer.as_slice());
             let Some((head, tail)) = bytes.split_at_checked(XSAVE_BASE) else {
                 return Err(size(XSAVE_BASE + extra));
             };

@@ -1,0 +1,9 @@
+//! Real plugins, in C and in Rust, honest and not, loaded and driven.
+
+mod bed;
+mod callbacks;
+mod counter;
+mod gates;
+mod lies;
+mod load;
+mod migrate;

@@ -1,0 +1,197 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use drogher_control::config::Partial;
+
+/// A minimal KVM VMM whose guests, with devices that do DMA, migrate live between processes.
+#[derive(Debug, Parser)]
+#[command(name = "drogher", version, max_term_width = 100)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The subcommands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Boots a guest and runs it until it ends.
+    Run(Box<RunArgs>),
+    /// Waits for a guest that migrates here, and runs it until it ends.
+    Receive(ReceiveArgs),
+    /// Moves a running guest into a process that waits in `drogher receive`.
+    Migrate(MigrateArgs),
+    /// Shows what a drogher process does.
+    Status(ControlArgs),
+    /// Ends a migration; the guest runs on at its source.
+    Abort(ControlArgs),
+    /// Stops the vCPUs and devices until `resume`.
+    Pause(ControlArgs),
+    /// Lets a paused guest go on.
+    Resume(ControlArgs),
+    /// Ends the guest and its process.
+    Shutdown(ControlArgs),
+    /// Looks at plugins.
+    #[command(subcommand)]
+    Plugin(PluginCommand),
+    /// Boots the probe guest under load and migrates it live, with explanations.
+    Demo(DemoArgs),
+}
+
+/// `drogher run`.
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    /// TOML file with the same settings; flags win, devices add up.
+    #[arg(long, value_name = "FILE.toml")]
+    pub config: Option<PathBuf>,
+    /// An ELF file with a PVH entry, or `probe`, the guest that this binary carries [default: probe].
+    #[arg(long, value_name = "FILE|probe")]
+    pub kernel: Option<String>,
+    /// Initial RAM disk.
+    #[arg(long, value_name = "FILE")]
+    pub initrd: Option<PathBuf>,
+    /// Kernel command line.
+    #[arg(long, value_name = "STR", allow_hyphen_values = true)]
+    pub cmdline: Option<String>,
+    /// Guest RAM [default: 256M].
+    #[arg(long, value_name = "SIZE")]
+    pub memory: Option<String>,
+    /// Number of vCPUs, 1 to 4 [default: 1].
+    #[arg(long, value_name = "N")]
+    pub cpus: Option<u8>,
+    /// A device: a plugin's name or file, and its parameters; may be given several times.
+    #[arg(long = "device", value_name = "NAME|FILE.so[,key=value]...")]
+    pub devices: Vec<String>,
+    /// Listen here for `status`, `migrate` and the like.
+    #[arg(long, value_name = "SOCK")]
+    pub control: Option<PathBuf>,
+    /// The file whose lock is the right to run this guest [default: one is made].
+    #[arg(long, value_name = "FILE")]
+    pub lease: Option<PathBuf>,
+    /// Where the guest's serial port goes [default: stdio].
+    #[arg(long, value_name = "stdio|FILE|none")]
+    pub console: Option<String>,
+    /// Look for plugins here too, after the folder of this binary.
+    #[arg(long = "plugin-path", value_name = "DIR")]
+    pub plugin_path: Vec<PathBuf>,
+}
+
+impl RunArgs {
+    /// The flags in the shape of the configuration file.
+    pub fn into_partial(self) -> Partial {
+        Partial {
+            kernel: self.kernel,
+            initrd: self.initrd,
+            cmdline: self.cmdline,
+            memory: self.memory,
+            cpus: self.cpus,
+            devices: self.devices,
+            control: self.control,
+            lease: self.lease,
+            console: self.console,
+            plugin_path: self.plugin_path,
+        }
+    }
+}
+
+/// `drogher receive`.
+#[derive(Debug, Args)]
+pub struct ReceiveArgs {
+    /// Wait for the source here.
+    #[arg(long, value_name = "unix:PATH")]
+    pub listen: String,
+    /// Listen here for `status`, `migrate` and the like.
+    #[arg(long, value_name = "SOCK")]
+    pub control: Option<PathBuf>,
+    /// The guest's lease file [default: the one that the source names].
+    #[arg(long, value_name = "FILE")]
+    pub lease: Option<PathBuf>,
+    /// Where the guest's serial port goes.
+    #[arg(long, value_name = "stdio|FILE|none", default_value = "stdio")]
+    pub console: String,
+    /// Refuse a guest with another amount of RAM.
+    #[arg(long, value_name = "SIZE")]
+    pub memory: Option<String>,
+    /// Refuse a guest with another number of vCPUs.
+    #[arg(long, value_name = "N")]
+    pub cpus: Option<u8>,
+    /// Refuse a guest with other devices or parameters; once for each device, in order.
+    #[arg(long = "device", value_name = "NAME[,key=value]...")]
+    pub devices: Vec<String>,
+    /// Look for plugins here too, after the folder of this binary.
+    #[arg(long = "plugin-path", value_name = "DIR")]
+    pub plugin_path: Vec<PathBuf>,
+}
+
+/// What to do when the rounds have not converged in time.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum TimeoutStrategy {
+    /// Give up; the guest runs on at its source.
+    Cancel,
+    /// Switch over whatever the downtime.
+    Ignore,
+}
+
+/// `drogher migrate`.
+#[derive(Debug, Args)]
+pub struct MigrateArgs {
+    /// Control socket of the process that runs the guest.
+    #[arg(long, value_name = "SOCK")]
+    pub control: PathBuf,
+    /// Where the destination listens.
+    #[arg(long, value_name = "unix:PATH")]
+    pub to: String,
+    /// Switch over once the forecast downtime is at most this [default: 50].
+    #[arg(long, value_name = "N")]
+    pub downtime_ms: Option<u64>,
+    /// Rounds may take this long [default: 3600].
+    #[arg(long, value_name = "N")]
+    pub timeout_s: Option<u64>,
+    /// What then [default: cancel].
+    #[arg(long, value_enum)]
+    pub timeout_strategy: Option<TimeoutStrategy>,
+    /// Compare hashes of every page and device state on both sides before the switch.
+    #[arg(long)]
+    pub verify: bool,
+    /// Print events and the report as JSON lines.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// A command to a running process.
+#[derive(Debug, Args)]
+pub struct ControlArgs {
+    /// Control socket of the process.
+    #[arg(long, value_name = "SOCK")]
+    pub control: PathBuf,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `drogher plugin ...`.
+#[derive(Debug, Subcommand)]
+pub enum PluginCommand {
+    /// Prints what a plugin file says of itself; runs none of its code.
+    Info {
+        /// The plugin.
+        #[arg(value_name = "FILE.so")]
+        file: PathBuf,
+    },
+}
+
+/// `drogher demo`.
+#[derive(Debug, Args)]
+pub struct DemoArgs {
+    /// Guest RAM.
+    #[arg(long, value_name = "SIZE", default_value = "256M")]
+    pub memory: String,
+    /// Number of vCPUs.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub cpus: u8,
+    /// Keep the folder with sockets and consoles.
+    #[arg(long)]
+    pub keep: bool,
+}

@@ -1,0 +1,55 @@
+//! What `run` and `receive` share: where plugins are, the console, the control socket, the end.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use anyhow::Context;
+use drogher_control::config::Console;
+use drogher_control::process::{Process, ProcessControl};
+use drogher_control::server::Server;
+use drogher_machine::console::ConsoleConfig;
+
+/// How long answers on the control socket may take to leave when the process ends.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
+/// A control socket whose last answers are sent before it goes.
+pub struct Serving(Server);
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        self.0.drain(LAST_WORDS);
+    }
+}
+
+/// Serves `process` at `path`, if there is one.
+pub fn serve(path: Option<&Path>, process: &Arc<Process>) -> anyhow::Result<Option<Serving>> {
+    let Some(path) = path else { return Ok(None) };
+    let server = Server::start(path, Arc::new(ProcessControl(Arc::clone(process))))?;
+    Ok(Some(Serving(server)))
+}
+
+/// Where plugins are looked up: beside this binary, then where the user says.
+pub fn plugin_dirs(more: &[PathBuf]) -> anyhow::Result<Vec<PathBuf>> {
+    let exe = std::env::current_exe().context("Cannot find this binary's own folder")?;
+    let own = exe.parent().map(Path::to_owned);
+    Ok(own.into_iter().chain(more.iter().cloned()).collect())
+}
+
+/// The machine's word for a console.
+pub fn console(console: &Console) -> ConsoleConfig {
+    match console {
+        Console::Stdio => ConsoleConfig::Stdio,
+        Console::File(path) => ConsoleConfig::File(path.clone()),
+        Console::None => ConsoleConfig::None,
+    }
+}
+
+/// Watches the guest until it ends or has moved away, says how on standard error, and returns the
+/// exit status.
+pub fn supervise(process: &Process, stop: &AtomicBool) -> u8 {
+    let end = process.supervise(stop);
+    eprintln!("drogher: {}", end.message);
+    end.code
+}

@@ -1,0 +1,53 @@
+//! `drogher migrate`: asks a process to move its guest, and shows how it goes.
+
+use drogher_control::api::{MigrateLine, MigrateRequest, Outcome};
+use drogher_control::client::Client;
+use drogher_control::config::parse_unix_address;
+use drogher_migrate::options;
+
+use crate::args::{MigrateArgs, TimeoutStrategy};
+use crate::progress;
+
+/// `drogher migrate`; 0 only if the guest runs at the destination.
+pub fn migrate(args: &MigrateArgs) -> anyhow::Result<u8> {
+    parse_unix_address(&args.to)?;
+    let request = MigrateRequest {
+        to: absolute(&args.to)?,
+        downtime_ms: args.downtime_ms,
+        timeout_s: args.timeout_s,
+        timeout_strategy: args.timeout_strategy.map(|strategy| match strategy {
+            TimeoutStrategy::Cancel => options::TimeoutStrategy::Cancel,
+            TimeoutStrategy::Ignore => options::TimeoutStrategy::Ignore,
+        }),
+        verify: args.verify,
+    };
+    let mut code = None;
+    let mut progress = progress::Progress::new(std::io::stderr());
+    Client::new(&args.control).post_lines("/v1/migrate", &request, |line: serde_json::Value| {
+        if args.json {
+            println!("{line}");
+        }
+        let Ok(line) = serde_json::from_value::<MigrateLine>(line) else { return };
+        if let MigrateLine::Outcome { outcome, .. } = &line {
+            code = Some(match outcome {
+                Outcome::Moved | Outcome::Ended => 0,
+                _ => 1,
+            });
+        }
+        if !args.json {
+            progress.show(&line);
+        }
+    })?;
+    code.ok_or_else(|| {
+        anyhow::anyhow!(
+            "The source ended the connection without saying what became of the guest; \
+             ask the destination with `drogher status`"
+        )
+    })
+}
+
+/// The source may have another working folder than we have.
+fn absolute(address: &str) -> anyhow::Result<String> {
+    let path = parse_unix_address(address)?;
+    Ok(format!("unix:{}", std::path::absolute(path)?.display()))
+}

@@ -1,0 +1,72 @@
+//! Requests to a running process that have a short answer.
+
+use drogher_control::api::{GuestState, Status};
+use drogher_control::client::Client;
+use drogher_migrate::status::MigrationStatus;
+
+use crate::args::ControlArgs;
+
+/// `drogher status`.
+pub fn status(args: &ControlArgs) -> anyhow::Result<u8> {
+    let client = Client::new(&args.control);
+    if args.json {
+        let status: serde_json::Value = client.get("/v1/status")?;
+        println!("{}", serde_json::to_string_pretty(&status)?);
+        return Ok(0);
+    }
+    let status: Status = client.get("/v1/status")?;
+    print!("{}", render(&status));
+    Ok(0)
+}
+
+/// A POST without a body: abort, pause, resume, shutdown.
+pub fn post(args: &ControlArgs, path: &str) -> anyhow::Result<u8> {
+    let answer: serde_json::Value =
+        Client::new(&args.control).post(path, &serde_json::json!({}))?;
+    if args.json {
+        println!("{answer}");
+    } else if let Some(done) = answer.get("done").and_then(serde_json::Value::as_str) {
+        eprintln!("{done}");
+    }
+    Ok(0)
+}
+
+fn render(status: &Status) -> String {
+    let vm = &status.vm;
+    let state = match vm.state {
+        GuestState::Waiting => "waiting for a guest to arrive",
+        GuestState::Incoming => "a guest is arriving",
+        GuestState::Running => "running",
+        GuestState::Paused => "paused",
+        GuestState::Switching => "stopped for the switchover",
+        GuestState::Gone => "gone",
+    };
+    let mut text = format!("guest      {state} (pid {})\n", vm.pid);
+    if let Some(id) = &vm.id {
+        text += &format!("vm         {id}, {} vCPU, {} MiB\n", vm.cpus, vm.memory_bytes >> 20);
+    }
+    if let Some(lease) = &vm.lease {
+        text += &format!("lease      {lease}\n");
+    }
+    for device in &vm.devices {
+        let error = device.error.as_deref().map(|error| format!(": {error}")).unwrap_or_default();
+        text += &format!("device     {} {} {}{error}\n", device.slot, device.plugin, device.state);
+    }
+    let migration = &status.migration;
+    if migration.status != MigrationStatus::None {
+        let phase = migration.drogher.phase.map(|phase| format!(", phase {phase}"));
+        text += &format!(
+            "migration  {:?}{}, round {}, {} MiB sent, {} MiB left, forecast {} ms\n",
+            migration.status,
+            phase.unwrap_or_default(),
+            migration.drogher.round,
+            migration.ram.transferred >> 20,
+            migration.ram.remaining >> 20,
+            migration.expected_downtime,
+        );
+        if let Some(error) = &migration.error_desc {
+            text += &format!("           {error}\n");
+        }
+    }
+    text
+}

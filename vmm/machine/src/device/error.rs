@@ -1,0 +1,185 @@
+//! What can go wrong with the set of devices.
+
+use thiserror::Error;
+
+use super::stream::FrameError;
+use crate::io_thread::IoError;
+use crate::pci::{ConfigError, StateError, WindowFull};
+use crate::wiring::WiringError;
+
+/// An error of a plugin or its host, as a cause.
+pub type Fault = Box<dyn std::error::Error + Send + Sync>;
+
+/// Why something about a device failed. `device` is its label: `00:01.0 plugin-id`, or before it
+/// has one, the name or path that the user gave.
+#[derive(Debug, Error)]
+pub enum DeviceError {
+    /// There is no such plugin, or it cannot be used.
+    #[error("Cannot load plugin {device:?}")]
+    Load {
+        /// Name or path.
+        device: String,
+        /// What the loader said.
+        #[source]
+        source: Fault,
+    },
+    /// The plugin made no device.
+    #[error("Plugin {device:?} did not make a device")]
+    Create {
+        /// Name or path.
+        device: String,
+        /// What it said.
+        #[source]
+        source: Fault,
+    },
+    /// More devices than bus 0 has slots.
+    #[error("{count} devices; bus 0 has room for {max}")]
+    TooMany {
+        /// Devices asked for.
+        count: usize,
+        /// Slots for devices.
+        max: usize,
+    },
+    /// A region that this machine cannot map.
+    #[error("{device}: region {index} has flags {flags:#x}; only memory regions can be mapped")]
+    Region {
+        /// The device.
+        device: String,
+        /// Region index.
+        index: u32,
+        /// Its flags.
+        flags: u32,
+    },
+    /// What the plugin describes does not fit into a type-0 header.
+    #[error("{device}: its description fits no PCI function")]
+    Config {
+        /// The device.
+        device: String,
+        /// Why.
+        #[source]
+        source: ConfigError,
+    },
+    /// The BARs do not fit into the MMIO window.
+    #[error("{device}: no place for its BARs")]
+    Window {
+        /// The device.
+        device: String,
+        /// Why.
+        #[source]
+        source: WindowFull,
+    },
+    /// The machine refused an interrupt, doorbell or range.
+    #[error("{device}: cannot {what}")]
+    Wiring {
+        /// The device.
+        device: String,
+        /// What was asked of the machine.
+        what: &'static str,
+        /// Its answer.
+        #[source]
+        source: WiringError,
+    },
+    /// The I/O thread refused a doorbell.
+    #[error("{device}: cannot watch doorbell {index}")]
+    Watch {
+        /// The device.
+        device: String,
+        /// Doorbell index.
+        index: usize,
+        /// What the thread said.
+        #[source]
+        source: IoError,
+    },
+    /// No eventfd could be made or duplicated.
+    #[error("{device}: no file descriptor for doorbell {index}")]
+    Eventfd {
+        /// The device.
+        device: String,
+        /// Doorbell index.
+        index: usize,
+        /// The kernel's answer.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A call into the device failed.
+    #[error("{device}: {what} failed")]
+    Call {
+        /// The device.
+        device: String,
+        /// Which call, with the state it was to lead to.
+        what: String,
+        /// What it answered.
+        #[source]
+        source: Fault,
+    },
+    /// The device is in ERROR; it is not called any more until it is reset.
+    #[error("{device} is in ERROR ({reason}); reset or remove it")]
+    Failed {
+        /// The device.
+        device: String,
+        /// Why it went there.
+        reason: String,
+    },
+    /// The device has no migration extension.
+    #[error("{device} cannot be migrated: its plugin has no migration extension")]
+    NotMigratable {
+        /// The device.
+        device: String,
+    },
+    /// A call that makes no sense in this state of the device.
+    #[error("{device}: {what} is not possible in state {state}")]
+    WrongState {
+        /// The device.
+        device: String,
+        /// What was asked for.
+        what: &'static str,
+        /// The state it is in.
+        state: String,
+    },
+    /// The device sent more than it had announced.
+    #[error("{device}: {sent} bytes of state, {max} were announced")]
+    TooMuchState {
+        /// The device.
+        device: String,
+        /// Bytes sent or received.
+        sent: u64,
+        /// Most bytes allowed.
+        max: u64,
+    },
+    /// The buffer for state is too small for any.
+    #[error("A buffer of {len} bytes holds no device state")]
+    Buffer {
+        /// Its length.
+        len: usize,
+    },
+    /// The stream of a device's state is damaged.
+    #[error("{device}: damaged state")]
+    Frame {
+        /// The device.
+        device: String,
+        /// Where.
+        #[source]
+        source: FrameError,
+    },
+    /// The host-owned state of a device, or of the bus, was refused.
+    #[error("{device}: PCI state refused")]
+    State {
+        /// The device, or "bus".
+        device: String,
+        /// Why.
+        #[source]
+        source: StateError,
+    },
+    /// No permit to run.
+    #[error("{device} may not run")]
+    Permit {
+        /// The device.
+        device: String,
+        /// Why not.
+        #[source]
+        source: Fault,
+    },
+    /// There is no device of this index.
+    #[error("There is no device {0}")]
+    NoDevice(usize),
+}

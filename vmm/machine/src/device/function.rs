@@ -1,0 +1,300 @@
+//! One plugin instance as a PCI function: registers, BARs, doorbells, interrupts.
+//!
+//! Locks, in this order: `life` (control side, resets), `regs`, the interrupt table. No lock but
+//! `life` is held over a call into the device, and the device's own threads (interrupts) take the
+//! table's only, so a device that waits for its workers cannot wait for us.
+
+use std::ops::Range;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use drogher_iommu::{RequesterStats, Rid};
+use drogher_plugin_host::State;
+
+use super::doorbell::Doorbells;
+use super::endpoint::{Endpoint, Shape};
+use super::error::DeviceError;
+use super::gate::BusMaster;
+use super::irq::{Interrupts, MSIX_BAR, msix_bar_size};
+use super::life::Life;
+use super::mmio::{BarAccess, MmioMap};
+
+use crate::pci::msix::MsixCounts;
+use crate::pci::{
+    BarKind, BarSpec, BarWindow, ConfigSpace, Effects, Function, Identity, MMIO_WINDOW,
+};
+use crate::wiring::Wiring;
+
+/// Everything of a function that the guest can change in configuration space.
+pub(super) struct Regs {
+    pub(super) config: ConfigSpace,
+    /// Where firmware would put the BARs.
+    firmware: Vec<(u8, u64)>,
+}
+
+/// One device on bus 0.
+pub struct PciDevice {
+    slot: u8,
+    label: String,
+    pub(super) endpoint: Arc<dyn Endpoint>,
+    pub(super) interrupts: Arc<Interrupts>,
+    pub(super) doorbells: Doorbells,
+    bus_master: BusMaster,
+    map: Arc<MmioMap>,
+    regs: Mutex<Regs>,
+    life: Mutex<Life>,
+    this: Weak<Self>,
+}
+
+/// What a function is made of.
+pub(super) struct Parts {
+    pub(super) slot: u8,
+    pub(super) label: String,
+    pub(super) endpoint: Arc<dyn Endpoint>,
+    pub(super) interrupts: Arc<Interrupts>,
+    pub(super) bus_master: BusMaster,
+    pub(super) map: Arc<MmioMap>,
+}
+
+impl PciDevice {
+    /// A function after power-on, its BARs assigned, the device stopped.
+    pub(super) fn new(
+        parts: Parts,
+        window: &mut BarWindow,
+        wiring: &Arc<dyn Wiring>,
+    ) -> Result<Arc<Self>, DeviceError> {
+        let Parts { slot, label, endpoint, interrupts, bus_master, map } = parts;
+        let (config, firmware) = describe(&label, endpoint.shape(), window)?;
+        let doorbells = Doorbells::new(&label, &endpoint, wiring)?;
+        let device = Arc::new_cyclic(|this| Self {
+            slot,
+            label,
+            endpoint,
+            interrupts,
+            doorbells,
+            bus_master,
+            map,
+            regs: Mutex::new(Regs { config, firmware }),
+            life: Mutex::new(Life::default()),
+            this: this.clone(),
+        });
+        device.power_on_registers();
+        Ok(device)
+    }
+
+    /// How messages name it.
+    pub fn label(&self) -> &str {
+        &self.label
+    }
+
+    /// Its requester id.
+    pub fn rid(&self) -> Rid {
+        Rid(u16::from(self.slot) << 3)
+    }
+
+    /// Its VFIO v2 state.
+    pub fn state(&self) -> State {
+        self.endpoint.state()
+    }
+
+    /// What it is.
+    pub fn shape(&self) -> &Shape {
+        self.endpoint.shape()
+    }
+
+    /// What its DMA came to. `accesses` is constant while it does none.
+    pub fn dma_stats(&self) -> RequesterStats {
+        self.bus_master.stats()
+    }
+
+    /// What its requests for interrupts came to.
+    pub fn interrupt_counts(&self) -> MsixCounts {
+        self.interrupts.counts()
+    }
+
+    pub(super) fn life(&self) -> MutexGuard<'_, Life> {
+        self.life.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn regs(&self) -> MutexGuard<'_, Regs> {
+        self.regs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Registers as firmware leaves them: reset, BARs assigned.
+    pub(super) fn power_on_registers(&self) {
+        self.reset_registers(true);
+    }
+
+    /// Registers after a function-level reset: as after power-on, BARs nowhere.
+    pub(super) fn reset_registers(&self, assign: bool) {
+        let mut regs = self.regs();
+        let Regs { config, firmware } = &mut *regs;
+        config.reset();
+        if assign {
+            for (index, address) in firmware {
+                if let Err(error) = config.assign_bar(*index, *address) {
+                    let error = &error as &dyn std::error::Error;
+                    tracing::error!(device = self.label, error, "BAR not assigned");
+                }
+            }
+        }
+        self.interrupts.reset();
+        self.follow(&regs.config, ALL);
+    }
+
+    /// Takes registers that were checked before.
+    pub(super) fn load_registers(&self, config: ConfigSpace) {
+        let mut regs = self.regs();
+        regs.config = config;
+        self.follow(&regs.config, ALL);
+    }
+
+    /// Binds the doorbells where firmware puts the BARs, decoded or not: a guess that saves the
+    /// destination this work in the blackout, since few guests move BARs.
+    pub(super) fn bind_doorbells_early(&self) {
+        let regs = self.regs();
+        let firmware = &regs.firmware;
+        let base = |bar| firmware.iter().find(|(index, _)| *index == bar).map(|(_, base)| *base);
+        self.doorbells.remap(base);
+    }
+
+    /// Makes the rest of the world follow the registers.
+    fn follow(&self, config: &ConfigSpace, effects: Effects) {
+        let bus_master = config.bus_master();
+        if effects.bus_master && bus_master {
+            self.bus_master.set(true);
+        }
+        if effects.msix || effects.bus_master {
+            self.interrupts.set_control(config.msix_control(), bus_master);
+        }
+        if effects.bus_master && !bus_master {
+            self.bus_master.set(false);
+        }
+        if effects.mapping {
+            let bars = decoded(config);
+            let base = |bar| bars.iter().find(|(index, _)| *index == bar).map(|(_, r)| r.start);
+            self.doorbells.remap(base);
+            if let Some(this) = self.this.upgrade() {
+                self.map.replace(self.slot, &(this as Arc<dyn BarAccess>), bars);
+            }
+        }
+    }
+
+    fn config_area(&self, offset: u16, len: usize) -> bool {
+        let (offset, len) = (u32::from(offset), u32::try_from(len).unwrap_or(u32::MAX));
+        self.shape().info.config.is_some_and(|(start, size)| {
+            offset >= start && offset.saturating_add(len) <= start.saturating_add(size)
+        })
+    }
+}
+
+const ALL: Effects = Effects { mapping: true, bus_master: true, msix: true, function_reset: false };
+
+/// The BARs that answer now: decoding on, and inside the window, so that no BAR can lie over RAM or
+/// an interrupt controller.
+fn decoded(config: &ConfigSpace) -> Vec<(u8, Range<u64>)> {
+    if !config.memory_decoding() {
+        return Vec::new();
+    }
+    let ranges = config.bars().filter_map(|bar| Some((bar.index, config.bar_range(bar.index)?)));
+    let inside =
+        |range: &Range<u64>| MMIO_WINDOW.start <= range.start && range.end <= MMIO_WINDOW.end;
+    ranges.filter(|(_, range)| inside(range)).collect()
+}
+
+/// Configuration space of a device, and where its BARs go.
+fn describe(
+    label: &str,
+    shape: &Shape,
+    window: &mut BarWindow,
+) -> Result<(ConfigSpace, Vec<(u8, u64)>), DeviceError> {
+    let config_error = |source| DeviceError::Config { device: label.into(), source };
+    let info = &shape.info;
+    let mut bars = Vec::new();
+    for region in &info.regions {
+        let index = u8::try_from(region.index).ok().filter(|_| !region.io);
+        let index = index.ok_or_else(|| DeviceError::Region {
+            device: label.into(),
+            index: region.index,
+            flags: super::describe::region_flags(region),
+        })?;
+        bars.push(BarSpec {
+            index,
+            size: region.length,
+            kind: if region.wide { BarKind::Memory64 } else { BarKind::Memory32 },
+            prefetchable: region.prefetch,
+        });
+    }
+    let msix = msix_bar_size(info.vectors);
+    if info.vectors > 0 {
+        bars.push(BarSpec::memory32(MSIX_BAR, msix.into()));
+    }
+    let identity = Identity {
+        vendor: info.vendor_id,
+        device: info.device_id,
+        subsystem_vendor: info.subsystem_vendor_id,
+        subsystem: info.subsystem_id,
+        class: info.class_code,
+        revision: info.revision,
+    };
+    let mut config = ConfigSpace::new(&identity, &bars).map_err(config_error)?;
+    if info.vectors > 0 {
+        config.add_msix(info.vectors, MSIX_BAR, 0, msix / 2).map_err(config_error)?;
+    }
+    config.add_function_reset().map_err(config_error)?;
+    let mut firmware = Vec::new();
+    for bar in &bars {
+        let address = window.allocate(bar.size);
+        let address =
+            address.map_err(|source| DeviceError::Window { device: label.into(), source })?;
+        firmware.push((bar.index, address));
+    }
+    Ok((config, firmware))
+}
+
+impl Function for PciDevice {
+    fn config_read(&self, offset: u16, data: &mut [u8]) {
+        if self.config_area(offset, data.len()) {
+            if self.endpoint.config_read(offset.into(), data).is_err() {
+                data.fill(0xff);
+            }
+            return;
+        }
+        self.regs().config.read(offset, data);
+    }
+
+    fn config_write(&self, offset: u16, data: &[u8]) {
+        if self.config_area(offset, data.len()) {
+            // A refused write is lost, as on the bus.
+            let _ = self.endpoint.config_write(offset.into(), data);
+            return;
+        }
+        let effects = {
+            let mut regs = self.regs();
+            let effects = regs.config.write(offset, data);
+            self.follow(&regs.config, effects);
+            effects
+        };
+        if effects.function_reset {
+            self.function_reset();
+        }
+    }
+}
+
+impl BarAccess for PciDevice {
+    fn bar_read(&self, bar: u8, offset: u64, data: &mut [u8]) {
+        if bar == MSIX_BAR {
+            self.interrupts.read(offset, data);
+        } else if self.endpoint.region_read(bar.into(), offset, data).is_err() {
+            data.fill(0xff);
+        }
+    }
+
+    fn bar_write(&self, bar: u8, offset: u64, data: &[u8]) {
+        if bar == MSIX_BAR {
+            self.interrupts.write(offset, data);
+        } else if !self.doorbells.write(bar, offset, data.len()) {
+            // A refused write is lost, as on the bus.
+            let _ = self.endpoint.region_write(bar.into(), offset, data);
+        }
+    }
+}

@@ -1,0 +1,55 @@
+//! Plugins as PCI devices.
+//!
+//! A [`DeviceSet`] is bus 0: the host bridge and one function per plugin instance, in slots 1, 2, ...
+//! (RID = slot << 3). Regions are BARs 0 to 3; BAR 4 is ours and holds the MSI-X table and PBA.
+//!
+//! ```text
+//! guest: config ports --> ConfigPorts --> PciDevice.regs        (function, ../pci)
+//!        BAR access  --> MmioMap ------> PciDevice --> Endpoint  region_read, region_write
+//!        doorbell    --> ioeventfd, or an exit --> eventfd --> I/O thread --> Endpoint  doorbell
+//! device: irq(vector) --> Interrupts (table, masks, PBA) --> irqfd
+//!         DMA --> requester of the plugin host --> BusMaster gate --> second stage
+//! ```
+//!
+//! What the host owns, and so saves ([`DeviceSet::save`]): configuration spaces, BARs, MSI-X tables
+//! and pending bits, doorbells that the device has not seen. What the device owns goes through its own
+//! stream ([`DeviceSet::precopy_read`], [`DeviceSet::stop_copy_read`]). `PCI.md` in this crate has the
+//! formats and the order of things.
+
+mod check;
+mod describe;
+mod doorbell;
+mod endpoint;
+mod error;
+mod function;
+mod gate;
+mod irq;
+mod life;
+mod mmio;
+mod phases;
+mod plugin;
+mod set;
+mod spec;
+mod state;
+mod stream;
+
+pub use check::check;
+pub use endpoint::{Endpoint, PluginName, Shape};
+pub use error::{DeviceError, Fault};
+pub use function::PciDevice;
+pub use irq::MSIX_BAR;
+pub use life::{Permit, StateRead};
+pub use mmio::{BarAccess, MmioMap};
+pub use phases::PendingState;
+pub use set::{DeviceSet, MAX_DEVICES, Maker};
+pub use spec::{DeviceSpec, SpecError};
+pub use state::PCI_STATE_VERSION;
+
+#[cfg(test)]
+mod move_test;
+#[cfg(test)]
+mod ndma_test;
+#[cfg(test)]
+mod set_test;
+#[cfg(test)]
+mod testing;

@@ -1,0 +1,294 @@
+//! The devices of one machine, and bus 0 that they sit on.
+
+use std::path::PathBuf;
+use std::sync::{Arc, OnceLock, Weak};
+
+use drogher_iommu::{Domain, Requester, Rid};
+use drogher_migrate::{Blocker, DeviceConfig};
+use drogher_plugin_host::{Cause, HostServices, LogLevel, Plugin};
+use vm_device::DevicePio;
+use vm_device::bus::{PioAddress, PioAddressOffset};
+
+use super::endpoint::Endpoint;
+use super::error::DeviceError;
+use super::function::{Parts, PciDevice};
+use super::gate::BusMaster;
+use super::irq::Interrupts;
+use super::mmio::MmioMap;
+use super::plugin;
+use super::spec::DeviceSpec;
+use crate::layout::PCI_CONFIG_PORTS;
+use crate::pci::{BarWindow, Bus, ConfigPorts, Function, HostBridge, MMIO_WINDOW};
+use crate::wiring::Wiring;
+
+/// Slots 1 to 31 are for devices.
+pub const MAX_DEVICES: usize = 31;
+
+/// What makes a device, given its name in messages, its way to memory and its way to us.
+pub type Maker<'a> = Box<
+    dyn FnOnce(&str, Requester, Arc<dyn HostServices>) -> Result<Arc<dyn Endpoint>, DeviceError>
+        + 'a,
+>;
+
+/// All devices of a machine. May be used from any thread; the functions of one side of a migration
+/// are meant for one thread at a time.
+pub struct DeviceSet {
+    devices: Vec<Arc<PciDevice>>,
+    ports: Arc<ConfigPorts>,
+    bridge: Arc<HostBridge>,
+    map: Arc<MmioMap>,
+    wiring: Arc<dyn Wiring>,
+}
+
+impl std::fmt::Debug for DeviceSet {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let labels: Vec<_> = self.devices.iter().map(|device| device.label()).collect();
+        f.debug_struct("DeviceSet").field("devices", &labels).finish_non_exhaustive()
+    }
+}
+
+impl DeviceSet {
+    /// Makes the devices, in slots 1, 2, ...; plugins given by name are looked up in `dirs`. Claims
+    /// the PCI configuration ports and the MMIO window. All devices are in STOP, with DMA and
+    /// interrupts off, until [`run`](Self::run).
+    ///
+    /// # Errors
+    /// The first device that cannot be had, by name.
+    pub fn new(
+        specs: &[DeviceSpec],
+        dirs: &[PathBuf],
+        domain: &Domain,
+        wiring: &Arc<dyn Wiring>,
+    ) -> Result<Self, DeviceError> {
+        let maker = |spec: &DeviceSpec| {
+            let file = Plugin::find(&spec.name_or_path, dirs);
+            let file = file.map_err(|source| DeviceError::Load {
+                device: spec.name_or_path.clone(),
+                source: source.into(),
+            })?;
+            Ok(plugin::maker(file, spec.params.clone()))
+        };
+        let makers = specs.iter().map(maker).collect::<Result<_, _>>()?;
+        Self::with_makers(makers, domain, wiring)
+    }
+
+    /// Makes the devices that the source of a migration has described. Plugins are looked up in `dirs`
+    /// by their ids; no path comes from the peer. [`check`](super::check) says beforehand what is
+    /// wrong.
+    ///
+    /// # Errors
+    /// The first device that cannot be had, by name.
+    pub fn for_configs(
+        configs: &[DeviceConfig],
+        dirs: &[PathBuf],
+        domain: &Domain,
+        wiring: &Arc<dyn Wiring>,
+    ) -> Result<Self, DeviceError> {
+        let maker = |config: &DeviceConfig| {
+            let file = Plugin::find_by_id(&config.plugin, dirs);
+            let file = file.map_err(|source| DeviceError::Load {
+                device: config.label(),
+                source: source.into(),
+            })?;
+            Ok(plugin::maker(file, plugin::params_of(config)))
+        };
+        let makers = configs.iter().map(maker).collect::<Result<_, _>>()?;
+        Self::with_makers(makers, domain, wiring)
+    }
+
+    /// As [`new`](Self::new), for devices that are made some other way.
+    ///
+    /// # Errors
+    /// The first device that cannot be had, by name.
+    pub fn with_makers(
+        makers: Vec<Maker<'_>>,
+        domain: &Domain,
+        wiring: &Arc<dyn Wiring>,
+    ) -> Result<Self, DeviceError> {
+        let (count, max) = (makers.len(), MAX_DEVICES);
+        if count > max {
+            return Err(DeviceError::TooMany { count, max });
+        }
+        let map = Arc::new(MmioMap::default());
+        let bus_error = |source| DeviceError::Config { device: "host bridge".into(), source };
+        let bridge = Arc::new(HostBridge::new().map_err(bus_error)?);
+        let mut bus = Bus::new();
+        // The slots are ours and all different.
+        let _ = bus.insert(0, Arc::clone(&bridge) as Arc<dyn Function>);
+        let mut window = BarWindow::new(MMIO_WINDOW);
+        let mut devices = Vec::with_capacity(count);
+        for (slot, make) in (1..).zip(makers) {
+            let device = build(slot, make, domain, wiring, &map, &mut window)?;
+            let _ = bus.insert(slot, Arc::clone(&device) as Arc<dyn Function>);
+            devices.push(device);
+        }
+        let ports = Arc::new(ConfigPorts::new(bus));
+        let wiring_error =
+            |what| move |source| DeviceError::Wiring { device: "PCI bus".into(), what, source };
+        let claimed =
+            wiring.claim_pio(PCI_CONFIG_PORTS, Arc::new(PortsUntilGone(Arc::downgrade(&ports))));
+        claimed.map_err(wiring_error("claim the configuration ports"))?;
+        let claimed = wiring.claim_mmio(MMIO_WINDOW, Arc::clone(&map) as _);
+        claimed.map_err(wiring_error("claim the MMIO window"))?;
+        Ok(Self { devices, ports, bridge, map, wiring: Arc::clone(wiring) })
+    }
+
+    /// Number of devices. They are named by their index, in slot order.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.devices.len()
+    }
+
+    /// True if there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.devices.is_empty()
+    }
+
+    /// The devices, in slot order.
+    #[must_use]
+    pub fn devices(&self) -> &[Arc<PciDevice>] {
+        &self.devices
+    }
+
+    /// Device number `index`.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn device(&self, index: usize) -> Result<&PciDevice, DeviceError> {
+        self.devices.get(index).map(Arc::as_ref).ok_or(DeviceError::NoDevice(index))
+    }
+
+    /// The configuration ports, for those who have no [`Wiring`] to go through.
+    #[must_use]
+    pub fn ports(&self) -> &ConfigPorts {
+        &self.ports
+    }
+
+    /// The decoded BARs, for those who have no [`Wiring`] to go through.
+    #[must_use]
+    pub fn mmio(&self) -> &MmioMap {
+        &self.map
+    }
+
+    pub(super) fn bridge(&self) -> &HostBridge {
+        &self.bridge
+    }
+
+    /// The devices for the configuration block, in slot order. Fixes how much state each may send.
+    ///
+    /// # Errors
+    /// A device does not answer.
+    pub fn describe(&self) -> Result<Vec<DeviceConfig>, DeviceError> {
+        self.devices.iter().map(|device| device.describe()).collect()
+    }
+
+    /// What stands against migrating this machine; empty if nothing does.
+    #[must_use]
+    pub fn blockers(&self) -> Vec<Blocker> {
+        self.devices.iter().flat_map(|device| device.blockers()).collect()
+    }
+
+    /// Devices in ERROR: label and why. The VM lives on without them.
+    #[must_use]
+    pub fn failed(&self) -> Vec<(String, String)> {
+        let failed =
+            |device: &Arc<PciDevice>| Some((device.label().to_owned(), device.endpoint.failed()?));
+        self.devices.iter().filter_map(failed).collect()
+    }
+
+    /// Back to power-on, all of it, BARs assigned anew: a reset of the machine. Devices that were
+    /// running run on. The vCPUs should stand.
+    ///
+    /// # Errors
+    /// The first device that could not be reset; the others are.
+    pub fn reset(&self) -> Result<(), DeviceError> {
+        self.ports.reset();
+        self.bridge.reset();
+        super::phases::all(self.devices(), |device| device.reset(true))
+    }
+}
+
+impl Drop for DeviceSet {
+    fn drop(&mut self) {
+        if let Err(error) = self.wiring.release_mmio(MMIO_WINDOW.start) {
+            tracing::debug!(error = &error as &dyn std::error::Error, "MMIO window not released");
+        }
+        // The bus may outlive the set, and must not keep the devices.
+        self.map.clear();
+    }
+}
+
+fn build(
+    slot: u8,
+    make: Maker<'_>,
+    domain: &Domain,
+    wiring: &Arc<dyn Wiring>,
+    map: &Arc<MmioMap>,
+    window: &mut BarWindow,
+) -> Result<Arc<PciDevice>, DeviceError> {
+    let rid = Rid(u16::from(slot) << 3);
+    let attached = BusMaster::attach(domain, rid);
+    let (bus_master, requester) = attached
+        .map_err(|source| DeviceError::Create { device: rid.to_string(), source: source.into() })?;
+    let services = Arc::new(Services { name: rid.to_string(), interrupts: OnceLock::new() });
+    let endpoint = make(&rid.to_string(), requester, Arc::clone(&services) as _)?;
+    let label = format!("{rid} {}", endpoint.shape().plugin.id);
+    let interrupts = Interrupts::new(Arc::clone(wiring), endpoint.shape().info.vectors);
+    let interrupts = Arc::new(interrupts.map_err(|source| DeviceError::Wiring {
+        device: label.clone(),
+        what: "make its MSI-X lines",
+        source,
+    })?);
+    // Set once, here; the device has been in STOP so far.
+    let _ = services.interrupts.set(Arc::downgrade(&interrupts));
+    let parts = Parts { slot, label, endpoint, interrupts, bus_master, map: Arc::clone(map) };
+    PciDevice::new(parts, window, wiring)
+}
+
+/// What an instance may ask of the machine.
+struct Services {
+    name: String,
+    /// Weak: a plugin thread that was given up must not keep the lines.
+    interrupts: OnceLock<Weak<Interrupts>>,
+}
+
+impl HostServices for Services {
+    fn irq(&self, vector: u16) {
+        if let Some(interrupts) = self.interrupts.get().and_then(Weak::upgrade) {
+            interrupts.trigger(vector);
+        }
+    }
+
+    fn log(&self, level: LogLevel, text: &str) {
+        let device = &self.name;
+        match level {
+            LogLevel::Error => tracing::error!(device, "{text}"),
+            LogLevel::Warn => tracing::warn!(device, "{text}"),
+            LogLevel::Info => tracing::info!(device, "{text}"),
+            LogLevel::Debug => tracing::debug!(device, "{text}"),
+        }
+    }
+
+    fn failed(&self, cause: &Cause) {
+        tracing::error!(device = self.name, "{cause}; the VM goes on without this device");
+    }
+}
+
+/// The claim on the configuration ports, which cannot be given back: empty once the set is gone.
+struct PortsUntilGone(Weak<ConfigPorts>);
+
+impl DevicePio for PortsUntilGone {
+    fn pio_read(&self, base: PioAddress, offset: PioAddressOffset, data: &mut [u8]) {
+        match self.0.upgrade() {
+            Some(ports) => ports.read(base.0.saturating_add(offset), data),
+            None => data.fill(0xff),
+        }
+    }
+
+    fn pio_write(&self, base: PioAddress, offset: PioAddressOffset, data: &[u8]) {
+        if let Some(ports) = self.0.upgrade() {
+            ports.write(base.0.saturating_add(offset), data);
+        }
+    }
+}

@@ -1,0 +1,176 @@
+//! What a source tells of its machine before anything moves, and what a destination makes of it.
+
+use std::path::PathBuf;
+
+use drogher_migrate::config::{CpuidLeaf, LeaseIdentity};
+use drogher_migrate::{Blocker, BlockerCode, ConfigBlock, MemoryRegion};
+
+use super::error::HostError;
+use super::guest::Guest;
+use crate::device::{self, DeviceSpec};
+use crate::machine::{MAX_CPUS, Machine, MachineConfig};
+use crate::record;
+
+/// RAM of the machine that a destination makes to see what it could offer; never used.
+const TRIAL_BYTES: u64 = 2 << 20;
+
+/// What the user of a destination expects; a guest that is otherwise is refused.
+#[derive(Debug, Clone, Default)]
+pub struct Expectations {
+    /// Guest RAM in bytes.
+    pub memory_bytes: Option<u64>,
+    /// Number of vCPUs.
+    pub cpus: Option<u8>,
+    /// The devices, in slot order; a parameter that is not named may be anything.
+    pub devices: Option<Vec<DeviceSpec>>,
+}
+
+/// RAM as the configuration block has it.
+pub(super) fn memory(machine: &Machine) -> Vec<MemoryRegion> {
+    let ranges = machine.ram().ranges().iter();
+    ranges.map(|range| MemoryRegion { gpa: range.gpa.0, bytes: range.len }).collect()
+}
+
+fn cpuid(machine: &Machine) -> Result<Vec<CpuidLeaf>, HostError> {
+    let table = machine.model().for_vcpu(0, machine.cpus())?;
+    let leaves = table.as_slice().iter().map(|entry| CpuidLeaf {
+        function: entry.function,
+        index: entry.index,
+        flags: entry.flags,
+        registers: [entry.eax, entry.ebx, entry.ecx, entry.edx],
+    });
+    Ok(leaves.collect())
+}
+
+/// The configuration block of a guest. The engine fills in lease and epoch.
+pub(super) fn config(guest: &Guest) -> Result<ConfigBlock, HostError> {
+    let machine = guest.machine();
+    let state = machine.state_buffer().capacity() + machine.devices().saved_len();
+    Ok(ConfigBlock {
+        vm_id: guest.vm_id(),
+        lease: LeaseIdentity { path: guest.lease_path().to_owned(), device: 0, inode: 0 },
+        epoch: 0,
+        page_size: 4096,
+        memory: memory(machine),
+        cpus: machine.cpus().into(),
+        tsc_khz: machine.model().tsc_khz(),
+        cpuid: cpuid(machine)?,
+        machine_state_version: record::VERSION.into(),
+        machine_state_min_reader: record::VERSION.into(),
+        max_machine_state: 2 * state as u64,
+        devices: machine.devices().describe()?,
+    })
+}
+
+/// Every reason why the guest that `config` describes cannot arrive here; empty if it can.
+pub(super) fn blockers(
+    config: &ConfigBlock,
+    expected: &Expectations,
+    plugin_dirs: &[PathBuf],
+) -> Vec<Blocker> {
+    let mut found = unexpected(config, expected);
+    if config.cpus > u32::from(MAX_CPUS) {
+        let reason = format!("{} vCPUs; at most {MAX_CPUS} are possible here", config.cpus);
+        found.push(Blocker::new(BlockerCode::Cpu, reason, "use fewer vCPUs"));
+    }
+    let version = u32::from(record::VERSION);
+    if config.machine_state_min_reader > version {
+        let reason = format!(
+            "the machine state is of version {}, for readers from {} on; this one is {version}",
+            config.machine_state_version, config.machine_state_min_reader
+        );
+        let hint = "use a newer build here";
+        found.push(Blocker::new(BlockerCode::MachineState, reason, hint));
+    }
+    match Machine::create(MachineConfig::new(TRIAL_BYTES, 1)) {
+        Ok(trial) => found.extend(other_host(config, &trial)),
+        Err(error) => {
+            let reason = drogher_migrate::error::chain(&error);
+            let hint = "see that a guest can be run here at all, with drogher run";
+            found.push(Blocker::new(BlockerCode::Host, reason, hint));
+        }
+    }
+    found.extend(device::check(&config.devices, plugin_dirs));
+    found
+}
+
+/// What is otherwise than the user of this side expects.
+fn unexpected(config: &ConfigBlock, expected: &Expectations) -> Vec<Blocker> {
+    let mut found = Vec::new();
+    let mut say = |code, reason: String| {
+        let hint = "start both sides with the same settings";
+        found.push(Blocker::new(code, reason, hint));
+    };
+    let bytes: u64 = config.memory.iter().map(|region| region.bytes).sum();
+    if let Some(ours) = expected.memory_bytes.filter(|&ours| ours != bytes) {
+        let (theirs, ours) = (bytes >> 20, ours >> 20);
+        say(BlockerCode::Memory, format!("the guest has {theirs} MiB of RAM, not {ours} MiB"));
+    }
+    if let Some(ours) = expected.cpus.filter(|&ours| u32::from(ours) != config.cpus) {
+        say(BlockerCode::Cpu, format!("the guest has {} vCPUs, not {ours}", config.cpus));
+    }
+    let Some(devices) = &expected.devices else { return found };
+    if devices.len() != config.devices.len() {
+        let (theirs, ours) = (config.devices.len(), devices.len());
+        say(BlockerCode::DeviceShape, format!("the guest has {theirs} devices, not {ours}"));
+    }
+    for (ours, theirs) in devices.iter().zip(&config.devices) {
+        for (key, value) in &ours.params {
+            let their = theirs.params.iter().find(|param| param.key == *key);
+            if their.is_none_or(|param| param.value != *value) {
+                let their = their.map_or("not there", |param| param.value.as_str());
+                let reason = format!("{}: parameter {key} is {their}, not {value}", theirs.label());
+                say(BlockerCode::DeviceParams, reason);
+            }
+        }
+    }
+    found
+}
+
+/// What this host's CPU cannot be, seen from a machine made on it.
+fn other_host(config: &ConfigBlock, trial: &Machine) -> Vec<Blocker> {
+    let mut found = Vec::new();
+    let khz = trial.model().tsc_khz();
+    if config.tsc_khz != khz && !trial.vm().caps().tsc_control {
+        let reason = format!(
+            "the guest's TSC runs at {} kHz, this host's at {khz} kHz, and its KVM cannot scale",
+            config.tsc_khz
+        );
+        found.push(Blocker::new(BlockerCode::Tsc, reason, "use a host of the same frequency"));
+    }
+    let cpus = u8::try_from(config.cpus).unwrap_or(MAX_CPUS);
+    let Ok(ours) = trial.model().for_vcpu(0, cpus) else { return found };
+    let differing: Vec<_> = config
+        .cpuid
+        .iter()
+        .filter(|leaf| !ours.as_slice().iter().any(|entry| is_same(leaf, entry)))
+        .map(|leaf| format!("{:#x}/{:#x}", leaf.function, leaf.index))
+        .collect();
+    if !differing.is_empty() || config.cpuid.len() != ours.as_slice().len() {
+        let reason = format!(
+            "the CPU that the guest sees is not this host's: CPUID leaves {} differ",
+            if differing.is_empty() { "of its own".into() } else { differing.join(", ") }
+        );
+        found.push(Blocker::new(BlockerCode::Cpu, reason, "use a host with the same CPU model"));
+    }
+    found
+}
+
+fn is_same(leaf: &CpuidLeaf, entry: &kvm_bindings::kvm_cpuid_entry2) -> bool {
+    /// TSC frequency: compared apart, as KVM may scale it.
+    const TIMING: [u32; 2] = [0x15, 0x4000_0010];
+    if (leaf.function, leaf.index) != (entry.function, entry.index) {
+        return false;
+    }
+    if TIMING.contains(&leaf.function) {
+        return true;
+    }
+    let [eax, ebx, ecx, edx] = leaf.registers;
+    // In these two, EBX says on which CPU KVM was asked, and what was enabled at that moment.
+    let ebx_counts = !matches!(leaf.function, 1 | 0xD);
+    (eax, ecx, edx) == (entry.eax, entry.ecx, entry.edx) && (!ebx_counts || ebx == entry.ebx)
+}
+
+#[cfg(test)]
+#[path = "describe_test.rs"]
+mod tests;

@@ -1,0 +1,69 @@
+use drogher_migrate::config::{Param, RegionShape};
+use drogher_migrate::{DeviceConfig, VmId};
+
+use super::*;
+
+fn config() -> ConfigBlock {
+    let params = vec![Param { key: "scratch_kib".into(), value: "64".into() }];
+    ConfigBlock {
+        vm_id: VmId([1; 16]),
+        lease: LeaseIdentity { path: "/lease".into(), device: 0, inode: 0 },
+        epoch: 1,
+        page_size: 4096,
+        memory: vec![MemoryRegion { gpa: 0, bytes: 64 << 20 }],
+        cpus: 2,
+        tsc_khz: 2_000_000,
+        cpuid: Vec::new(),
+        machine_state_version: 1,
+        machine_state_min_reader: 1,
+        max_machine_state: 1 << 20,
+        devices: vec![DeviceConfig {
+            slot: 8,
+            plugin: "drogher.ndma".into(),
+            plugin_version: "0.1.0".into(),
+            abi_major: 1,
+            abi_minor: 0,
+            state_version: 1,
+            state_min_reader: 1,
+            max_state: 1 << 20,
+            params,
+            regions: vec![RegionShape { index: 0, bytes: 4096, flags: 0 }],
+            vectors: 2,
+        }],
+    }
+}
+
+fn expect(memory_mib: u64, cpus: u8, devices: &[&str]) -> Expectations {
+    Expectations {
+        memory_bytes: Some(memory_mib << 20),
+        cpus: Some(cpus),
+        devices: Some(devices.iter().map(|text| text.parse().unwrap()).collect()),
+    }
+}
+
+#[test]
+fn a_guest_as_expected_is_welcome() {
+    assert!(unexpected(&config(), &Expectations::default()).is_empty());
+    assert!(unexpected(&config(), &expect(64, 2, &["ndma,scratch_kib=64"])).is_empty());
+    assert!(unexpected(&config(), &expect(64, 2, &["ndma"])).is_empty());
+}
+
+#[test]
+fn every_difference_is_named_at_once() {
+    let found = unexpected(&config(), &expect(128, 4, &["ndma,scratch_kib=65,x=1", "other"]));
+    let codes: Vec<_> = found.iter().map(|blocker| blocker.code).collect();
+    assert_eq!(
+        codes,
+        [
+            BlockerCode::Memory,
+            BlockerCode::Cpu,
+            BlockerCode::DeviceShape,
+            BlockerCode::DeviceParams,
+            BlockerCode::DeviceParams,
+        ]
+    );
+    let text = found.iter().map(|blocker| format!("{blocker}\n")).collect::<String>();
+    for word in ["64 MiB", "128 MiB", "scratch_kib is 64, not 65", "x is not there", "2 vCPUs"] {
+        assert!(text.contains(word), "{word}: {text}");
+    }
+}
