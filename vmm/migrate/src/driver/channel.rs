@@ -6,7 +6,7 @@ use crate::control::{Control, Stop};
 use crate::error::{Error, chain};
 use crate::link::{Clock, Link, LinkError};
 use crate::phase::Phase;
-use crate::wire::{Preamble, ReadError, Reader, Record, Tag, WireError, Writer};
+use crate::wire::{Preamble, ReadError, Reader, Record, Tag, WIRE_VERSION, WireError, Writer};
 
 /// Longest reason that is sent to the peer.
 const MAX_REASON: usize = 4096;
@@ -221,6 +221,11 @@ impl<'a> Channel<'a> {
             return;
         }
         self.stop_heeding();
+        if !self.writer.has_greeted() {
+            // The peer reads a preamble first, whatever follows.
+            let preamble = Preamble { version: WIRE_VERSION, mandatory: 0, optional: 0 };
+            self.writer.preamble(&preamble);
+        }
         let reason = chain(error);
         let mut end = reason.len().min(MAX_REASON);
         while !reason.is_char_boundary(end) {

@@ -20,13 +20,21 @@ pub(crate) struct Writer {
     sequence: u32,
     bytes: u64,
     torn: bool,
+    greeted: bool,
     poll: Duration,
 }
 
 impl Writer {
     /// `poll`: how long a call waits for room before patience is asked.
     pub(crate) fn new(poll: Duration) -> Self {
-        Self { queue: Vec::with_capacity(QUEUE_BYTES), sequence: 0, bytes: 0, torn: false, poll }
+        Self {
+            queue: Vec::with_capacity(QUEUE_BYTES),
+            sequence: 0,
+            bytes: 0,
+            torn: false,
+            greeted: false,
+            poll,
+        }
     }
 
     /// Bytes sent so far.
@@ -39,8 +47,14 @@ impl Writer {
         self.torn
     }
 
+    /// True if the preamble was queued.
+    pub(crate) fn has_greeted(&self) -> bool {
+        self.greeted
+    }
+
     /// Queues the preamble.
     pub(crate) fn preamble(&mut self, preamble: &Preamble) {
+        self.greeted = true;
         self.queue.extend_from_slice(&preamble.encode());
     }
 
