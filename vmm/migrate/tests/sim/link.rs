@@ -32,6 +32,9 @@ impl Link for SimLink {
                 for part in parts {
                     let take = part.len().min(room - sent);
                     state.wire[peer].extend(&part[..take]);
+                    if self.side == Side::Source {
+                        state.tape.extend_from_slice(&part[..take]);
+                    }
                     sent += take;
                 }
                 // 2 GiB/s.

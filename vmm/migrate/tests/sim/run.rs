@@ -167,13 +167,18 @@ fn new_lease(folder: &Path) -> HeldLease {
 /// Runs it.
 pub fn run(setup: &Setup) -> Ended {
     let folder = tempfile::tempdir().unwrap();
-    let world = World::new(setup.seed, setup.plan);
-    let lease = new_lease(folder.path());
+    run_on(&World::new(setup.seed, setup.plan), setup, folder.path())
+}
+
+/// Runs it in this world, with the lease in this folder; beside it a copy of its first contents.
+pub fn run_on(world: &World, setup: &Setup, folder: &Path) -> Ended {
+    let lease = new_lease(folder);
+    std::fs::copy(folder.join("lease"), folder.join("lease.first")).unwrap();
     let mut source = Source::new(world.clone(), setup.load, &lease.permits());
     let mut destination = Destination::new(world.clone());
     (setup.prepare)(&mut source, &mut destination);
     let controls = [Control::new(), Control::new()];
-    let (source, destination) = both(&world, setup, lease, source, destination, &controls);
+    let (source, destination) = both(world, setup, lease, source, destination, &controls);
 
     let mut retried = false;
     let arrived_paused = destination.as_ref().and_then(|(_, host)| host.arrived_paused);
@@ -186,10 +191,10 @@ pub fn run(setup: &Setup) -> Ended {
     if let (Some((lease, host)), Some((SourceOutcome::Stays { .. }, _)), true) =
         (kept, &source, setup.retry)
     {
-        retry(&world, setup, lease, host);
+        retry(world, setup, lease, host);
         retried = true;
     }
-    Ended { source, destination, arrived_paused, world, retried }
+    Ended { source, destination, arrived_paused, world: world.clone(), retried }
 }
 
 /// A rolled-back guest has lost nothing: it moves at the next attempt, whole.
