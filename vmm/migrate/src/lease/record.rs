@@ -12,7 +12,6 @@
 //! | 60 | 4 | CRC-32 of all before |
 
 use std::fmt;
-use std::io::Read;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
@@ -35,7 +34,9 @@ impl VmId {
     /// If `/dev/urandom` cannot be read.
     pub fn random() -> std::io::Result<Self> {
         let mut bytes = [0; 16];
-        std::fs::File::open("/dev/urandom")?.read_exact(&mut bytes)?;
+        let flags = rustix::rand::GetRandomFlags::empty();
+        // The kernel gives 16 bytes whole, or fails.
+        rustix::rand::getrandom(&mut bytes, flags)?;
         Ok(Self(bytes))
     }
 }
