@@ -119,7 +119,7 @@ impl Footprint {
         })
     }
 
-    /// A process that has received a guest after many hops is as large as after the first.
+    /// A process after many hops, or many attempts, is as large as after the first.
     fn is_no_larger_than(&self, first: &Self, hop: usize) -> Result<()> {
         ensure!(
             self.descriptors <= first.descriptors
@@ -139,6 +139,7 @@ fn a_failed_attempt_leaves_the_guest_running_and_the_next_one_moves_it() -> Resu
     let place = Place::new();
     let mut source = place.run("a", LOAD, &[], &[])?;
     source.progress(2)?;
+    let mut first: Option<Footprint> = None;
     for (attempt, phase) in ["bulk", "resend", "final-harvest", "device-state"].iter().enumerate() {
         let hook = format!("destination:{phase}=kill");
         let name = format!("bad{attempt}");
@@ -146,6 +147,11 @@ fn a_failed_attempt_leaves_the_guest_running_and_the_next_one_moves_it() -> Resu
         Migration::start(&place, &source, &bad, &[])?.end()?.expect_stays()?;
         bad.expect_killed()?;
         source.progress(2)?;
+        let footprint = Footprint::of(&source)?;
+        match &first {
+            None => first = Some(footprint),
+            Some(first) => footprint.is_no_larger_than(first, attempt)?,
+        }
     }
     let mut good = place.receive("good", &[], &[])?;
     let report = place.migrate(&source, &good, &["--verify"])?.expect_moved()?;
