@@ -25,6 +25,10 @@ pub(super) fn digests(guest: &Guest, out: &mut Vec<StateDigest>) -> Result<(), H
         if runs_on(tag) {
             continue;
         }
+        if tag == Tag::Msrs {
+            msrs(vcpu, bytes, out);
+            continue;
+        }
         let mut bytes = bytes.to_vec();
         mask(tag, &mut bytes);
         out.push(StateDigest { name: format!("{tag:?} {vcpu}"), hash: xxh3_64(&bytes) });
@@ -37,25 +41,25 @@ fn runs_on(tag: Tag) -> bool {
     matches!(tag, Tag::Clock | Tag::Tsc | Tag::Pit)
 }
 
+/// Each MSR on its own, so that one that differs is named; without those that are clocks.
+fn msrs(vcpu: u16, bytes: &[u8], out: &mut Vec<StateDigest>) {
+    /// IA32_TIME_STAMP_COUNTER, IA32_TSC_DEADLINE, HV_X64_MSR_VP_RUNTIME, HV_X64_MSR_TIME_REF_COUNT.
+    const CLOCKS: [u32; 4] = [0x10, 0x6E0, 0x4000_0010, 0x4000_0020];
+    for entry in bytes.chunks_exact(16) {
+        let index = entry.first_chunk::<4>().map_or(0, |index| u32::from_le_bytes(*index));
+        if !CLOCKS.contains(&index) {
+            let name = format!("MSR {index:#x} {vcpu}");
+            out.push(StateDigest { name, hash: xxh3_64(entry) });
+        }
+    }
+}
+
 /// Takes out what goes on within a record: the local APIC's current count (Intel SDM 3A, table
-/// 11-1, offset 390H), and MSRs that are clocks.
+/// 11-1, offset 390H).
 fn mask(tag: Tag, bytes: &mut [u8]) {
-    match tag {
-        Tag::Lapic => {
-            if let Some(count) = bytes.get_mut(0x390..0x394) {
-                count.fill(0);
-            }
-        }
-        Tag::Msrs => {
-            /// IA32_TIME_STAMP_COUNTER, IA32_TSC_DEADLINE.
-            const CLOCKS: [u32; 2] = [0x10, 0x6E0];
-            for entry in bytes.chunks_exact_mut(16) {
-                let index = entry.first_chunk::<4>().map_or(0, |index| u32::from_le_bytes(*index));
-                if CLOCKS.contains(&index) {
-                    entry.fill(0);
-                }
-            }
-        }
-        _ => {}
+    if tag == Tag::Lapic
+        && let Some(count) = bytes.get_mut(0x390..0x394)
+    {
+        count.fill(0);
     }
 }

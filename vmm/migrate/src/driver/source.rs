@@ -69,6 +69,8 @@ pub(super) struct Session<'a, H: SourceHost> {
     pub(super) now: Round,
     pub(super) data_bytes: u64,
     pub(super) records: u32,
+    /// When pages were sent last.
+    pub(super) flushed_at: Duration,
     pub(super) begin: Duration,
     pub(super) round_begin: Duration,
     pub(super) round_bytes: u64,
@@ -114,6 +116,7 @@ impl<'a, H: SourceHost> Session<'a, H> {
             now: Round::default(),
             data_bytes: 0,
             records: 0,
+            flushed_at: begin,
             begin,
             round_begin: begin,
             round_bytes: 0,

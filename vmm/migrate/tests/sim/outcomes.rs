@@ -64,6 +64,16 @@ fn verification_compares_everything_and_finds_no_difference() {
     }
 }
 
+/// Zeroes take no room in a record, so a host that reads gigabytes of them would send nothing for
+/// longer than the destination waits.
+#[test]
+fn a_long_stretch_of_zeroes_is_not_taken_for_silence() {
+    let ended = run(&Setup { prepare: |source, _| source.slow_reads = 200, ..Setup::default() });
+    let (outcome, report) = ended.source.unwrap();
+    assert!(matches!(outcome, SourceOutcome::Moved { confirmed: true }), "{outcome:?}");
+    assert!(report.total_us > 20_000_000);
+}
+
 #[test]
 fn a_paused_guest_moves_and_arrives_paused() {
     let ended = run(&Setup { prepare: |source, _| source.paused = true, ..Setup::default() });
@@ -99,7 +109,7 @@ fn a_destination_refuses_with_every_reason_before_ram_moves() {
 
 fn too_busy(strategy: TimeoutStrategy, timeout: Duration) -> Setup {
     Setup {
-        load: Load { vcpu: 200, working_set: 6000, ..BUSY },
+        load: Load { vcpu: 30, working_set: 3000, ..BUSY },
         options: SourceOptions {
             downtime: Duration::from_micros(800),
             timeout,
