@@ -38,7 +38,7 @@ impl<H: SourceHost> Session<'_, H> {
                 Action::AwaitReady => match self.await_ready() {
                     Ok(epoch) => Happened::Ready { epoch },
                     Err(error) => {
-                        why = Some(error);
+                        why = Some(self.in_the_stop(error));
                         Happened::Failed
                     }
                 },

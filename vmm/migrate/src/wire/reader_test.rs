@@ -43,27 +43,36 @@ impl Link for Pieces {
 
 const PAYLOADS: [&[u8]; 3] = [b"the first", b"", b"another"];
 
+fn go_on(_: LinkError) -> Result<(), LinkError> {
+    Ok(())
+}
+
 /// A stream of a preamble, some records, and an unknown optional one in the middle.
 fn stream() -> Vec<u8> {
     let mut link = Pieces::of(&[], 7);
     let mut writer = Writer::new(Duration::ZERO);
     writer.preamble(&Preamble { version: WIRE_VERSION, mandatory: 0, optional: 1 });
     writer.queue(Tag::Cancel, false, &[b"the ", b"first"]);
-    writer.record(&mut link, Tag::Cancel, &[], &[], &mut |e| Err(format!("{e}"))).unwrap();
+    writer.record(&mut link, Tag::Cancel, &[], &[], &mut go_on).unwrap();
     writer.queue(Tag::Cancel, false, &[b"another"]);
-    writer.flush(&mut link, &mut |e| Err(format!("{e}"))).unwrap();
+    writer.flush(&mut link, &mut go_on).unwrap();
     assert_eq!(writer.bytes(), link.bytes.len() as u64);
     link.bytes.into_iter().collect()
+}
+
+/// A look that ends after each piece.
+fn glance() -> Look<'static> {
+    Look { timeout: Duration::ZERO, over: Box::leak(Box::new(|| true)) }
 }
 
 /// Reads everything: the payloads, or where it went wrong.
 fn read_all(bytes: &[u8], piece: usize) -> Result<Vec<Vec<u8>>, ReadError> {
     let mut link = Pieces::of(bytes, piece);
     let mut reader = Reader::new();
-    while reader.preamble(&mut link, Duration::ZERO)?.is_none() {}
+    while reader.preamble(&mut link, &mut glance())?.is_none() {}
     let mut found = Vec::new();
     loop {
-        match reader.poll(&mut link, Duration::ZERO) {
+        match reader.poll(&mut link, &mut glance()) {
             Ok(Some(record)) => {
                 assert_eq!(record.tag, Tag::Cancel);
                 found.push(reader.payload(&record).to_vec());
@@ -170,4 +179,18 @@ fn sequence_flags_and_checked_bytes_are_checked() {
     for bad in wrong {
         assert!(matches!(read_all(&record(bad, b"words"), 16), Err(ReadError::Wire(_))), "{bad:?}");
     }
+}
+
+#[test]
+fn a_peer_that_takes_a_byte_at_a_time_does_not_hold_the_sender() {
+    let mut link = Pieces::of(&[], 1);
+    let mut writer = Writer::new(Duration::ZERO);
+    let mut asked = 0;
+    let sent = writer.record(&mut link, Tag::Cancel, &[&[7; 1000]], &[], &mut |_| {
+        asked += 1;
+        if asked == 10 { Err("enough") } else { Ok(()) }
+    });
+    assert_eq!(sent, Err("enough"));
+    assert_eq!(link.bytes.len(), 10);
+    assert!(writer.is_torn());
 }

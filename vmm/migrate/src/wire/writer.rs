@@ -10,7 +10,9 @@ use crate::link::{Link, LinkError};
 /// Bytes that may be queued.
 const QUEUE_BYTES: usize = 64 << 10;
 
-/// Asked each time that nothing moved for a while; an error ends the sending.
+/// Asked each time that nothing moved for a while, and after each piece that has gone (with a time
+/// of zero, so that a peer that reads a byte now and then cannot hold the sender for ever); an error
+/// ends the sending.
 pub(crate) type Patience<'a, E> = &'a mut dyn FnMut(LinkError) -> Result<(), E>;
 
 /// Puts records on a link.
@@ -146,6 +148,12 @@ impl Writer {
                     left -= sent;
                     self.bytes += sent as u64;
                     IoSlice::advance_slices(&mut slices, sent);
+                    if left > 0
+                        && let Err(error) = patience(LinkError::TimedOut(Duration::ZERO))
+                    {
+                        self.torn = true;
+                        return Err(error);
+                    }
                 }
                 Err(error) => {
                     if let Err(error) = patience(error) {

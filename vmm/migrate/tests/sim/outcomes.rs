@@ -140,6 +140,18 @@ fn a_guest_that_dirties_too_fast_is_given_up_or_forced() {
     assert!(report.forecast.unwrap().downtime_us > 800);
 }
 
+/// 40 MiB at the end, on a link that takes 4 s for them: longer than a stop may take by itself.
+#[test]
+fn a_long_downtime_is_possible_for_who_wants_it() {
+    let mut setup = too_busy(TimeoutStrategy::Ignore, Duration::from_millis(1));
+    setup.load = Load { vcpu: 300, dma: 1, working_set: 12_000 };
+    setup.prepare = |source, _| source.world.lock().slow_link = true;
+    let ended = run(&setup);
+    let (outcome, report) = ended.source.unwrap();
+    assert!(matches!(outcome, SourceOutcome::Moved { confirmed: true }), "{outcome:?}");
+    assert!(report.downtime.total_us > 3_000_000, "{:?}", report.downtime);
+}
+
 #[test]
 fn the_time_limit_cancels_or_forces() {
     let short = Duration::from_millis(20);

@@ -10,7 +10,7 @@ use std::time::Duration;
 use drogher_migrate::control::Control;
 use drogher_migrate::{
     DestinationEnd, DestinationOptions, DestinationOutcome, Env, Error, HeldLease, Lease, Link,
-    LinkError, NoHooks, Side, VmId, receive,
+    LinkError, NoHooks, Request, Side, VmId, receive,
 };
 
 use super::guest::Destination;
@@ -19,7 +19,10 @@ use super::world::World;
 
 /// Plays bytes to a side that may say what it likes.
 struct Player<'a> {
+    world: World,
     bytes: &'a [u8],
+    /// Gives a byte at a time, each after 12 ms.
+    trickles: bool,
     /// Let go of when only so many bytes are left.
     lease: Option<(HeldLease, usize)>,
 }
@@ -34,6 +37,10 @@ impl Link for Player<'_> {
         let count = self.bytes.len().min(buf.len());
         if count == 0 {
             return Err(LinkError::Closed);
+        }
+        let count = if self.trickles { 1 } else { count };
+        if self.trickles {
+            self.world.lock().advance(Duration::from_millis(12));
         }
         let (now, later) = self.bytes.split_at(count);
         buf[..count].copy_from_slice(now);
@@ -78,6 +85,12 @@ impl Tape {
 
     fn play(&self, bytes: &[u8], lease: Option<(HeldLease, usize)>) -> DestinationEnd {
         let world = World::new(1, None);
+        let player = Player { world: world.clone(), bytes, trickles: false, lease };
+        self.listen(player, &Control::new())
+    }
+
+    fn listen(&self, mut player: Player<'_>, control: &Control) -> DestinationEnd {
+        let world = player.world.clone();
         {
             let (from, mut to) = (self.first.lock(), world.lock());
             to.ram[0] = from.ram[0].clone();
@@ -87,11 +100,10 @@ impl Tape {
         }
         world.end(Side::Source);
         let mut host = Destination::new(world.clone());
-        let control = Control::new();
-        let env =
-            Env { clock: &world.clock(Side::Destination), hooks: &mut NoHooks, control: &control };
+        let clock = world.clock(Side::Destination);
+        let env = Env { clock: &clock, hooks: &mut NoHooks, control };
         let options = DestinationOptions { lease: None, deadlines: deadlines() };
-        receive(&mut host, &mut Player { bytes, lease }, env, &options)
+        receive(&mut host, &mut player, env, &options)
     }
 
     /// Plays it while the source holds the lease: it must not run, and the words are returned.
@@ -227,4 +239,37 @@ fn noise_is_refused() {
         let words = tape.refused(&[&tape.bytes[..cut], &noise].concat(), "noise");
         assert!(!words.is_empty());
     }
+}
+
+#[test]
+fn a_byte_now_and_then_does_not_hold_a_destination_for_ever() {
+    let tape = Tape::record();
+    let _held = tape.lease();
+    let world = World::new(1, None);
+    let player = Player { world, bytes: &tape.bytes, trickles: true, lease: None };
+    let end = tape.listen(player, &Control::new());
+    let DestinationOutcome::NotTaken { why: Error::Deadline { .. } } = end.outcome else {
+        panic!("{:?}", end.outcome);
+    };
+}
+
+#[test]
+fn a_destination_that_is_sent_a_byte_now_and_then_can_be_ended() {
+    let tape = Tape::record();
+    let _held = tape.lease();
+    let world = World::new(1, None);
+    let player = Player { world: world.clone(), bytes: &tape.bytes, trickles: true, lease: None };
+    let control = Control::new();
+    let end = std::thread::scope(|scope| {
+        let end = scope.spawn(|| tape.listen(player, &control));
+        // Asked again until it is heard: before the migration begins there is nothing to end.
+        while !end.is_finished() {
+            let _ = control.ask(Request::Shutdown);
+            std::thread::yield_now();
+        }
+        end.join().unwrap()
+    });
+    let DestinationOutcome::NotTaken { why: Error::Shutdown } = end.outcome else {
+        panic!("{:?}", end.outcome);
+    };
 }
