@@ -92,7 +92,7 @@ fn an_elf_without_pvh_note_or_without_room() {
     elf[note - 4] = 19;
     let error = load(&GuestRam::new(64 << 20).expect("RAM"), &kernel(&elf)).expect_err("no note");
     assert!(matches!(&error, BootError::NoPvh { name } if name == NAME), "{error}");
-    let big = [0u8; 3 << 20];
+    let big = vec![0u8; 3 << 20];
     let with = Kernel { initrd: Some(&big), ..kernel(drogher_probe::ELF) };
     assert!(load(&ram, &with).is_err(), "no room");
     let long = "x".repeat(layout::CMDLINE_MAX);

@@ -269,9 +269,13 @@ impl IoHandle {
         }
         state.park = true;
         self.shared.wake();
-        while !state.parked {
+        loop {
+            // First: a thread that ended while it was parked stays marked as parked.
             if state.ended {
                 return Err(IoError::Ended);
+            }
+            if state.parked {
+                return Ok(());
             }
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
@@ -286,7 +290,6 @@ impl IoHandle {
                 .unwrap_or_else(PoisonError::into_inner)
                 .0;
         }
-        Ok(())
     }
 
     /// Lets a parked thread go on.

@@ -152,6 +152,7 @@ fn what_cannot_be_watched_is_refused() {
     let refused = io.handle().add(file.into(), Interest::Read, Box::new(|| Next::Keep));
     assert!(matches!(refused, Err(IoError::Watch { .. })), "{refused:?}");
     let handle = io.handle().clone();
+    handle.park(LONG).expect("it is parked from the start, and ends so");
     drop(io);
     let bell = Bell::new();
     let ended = handle.add(dup(&bell.fd), Interest::Read, Box::new(|| Next::Keep));
