@@ -5,7 +5,7 @@ mod common;
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex};
 
-use common::{LONG, PORT, TestPort, asm, machine, skipped};
+use common::{LONG, PORT, TestPort, asm, machine, say_skipped, skipped};
 use drogher_iommu_types::{DirtyBitmap, Gpa, PAGE_SIZE};
 use drogher_machine::console::ConsoleConfig;
 use drogher_machine::dirty_log::{DirtyLog, DirtyLogError};
@@ -81,7 +81,7 @@ fn written() -> Vec<u64> {
 
 #[test]
 fn exactly_the_written_pages() {
-    if skipped() {
+    if skipped("exactly_the_written_pages") {
         return;
     }
     let mut guest = Guest::start();
@@ -122,14 +122,17 @@ fn exactly_the_written_pages() {
 
 #[test]
 fn only_what_was_harvested_is_cleared_and_only_in_pieces() {
-    if skipped() {
+    if skipped("only_what_was_harvested_is_cleared_and_only_in_pieces") {
         return;
     }
     let mut guest = Guest::start();
     let mut log = guest.machine.dirty_log();
     log.start().expect("on");
     if !log.is_manual() {
-        println!("SKIPPED: this KVM has no KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2");
+        say_skipped(
+            "only_what_was_harvested_is_cleared_and_only_in_pieces",
+            "this KVM has no KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2",
+        );
         return;
     }
     let end = guest.machine.ram().end_page();

@@ -50,7 +50,7 @@ fn moved(from: &Machine, to: &Machine) {
 
 #[test]
 fn goes_on_where_it_stopped() {
-    if skipped() {
+    if skipped("goes_on_where_it_stopped") {
         return;
     }
     let mut current = machine(&counting(), ConsoleConfig::None);
@@ -74,7 +74,7 @@ fn goes_on_where_it_stopped() {
 /// is pending when the vCPU leaves: it must be in the registers that move.
 #[test]
 fn a_pending_port_read_is_completed() {
-    if skipped() {
+    if skipped("a_pending_port_read_is_completed") {
         return;
     }
     let code = [
@@ -113,7 +113,7 @@ fn a_pending_port_read_is_completed() {
 
 #[test]
 fn time_runs_on() {
-    if skipped() {
+    if skipped("time_runs_on") {
         return;
     }
     // rdtsc; mov [COUNTER + 8], eax; mov [COUNTER + 12], edx; inc ebx; mov [COUNTER], ebx; again
@@ -145,7 +145,7 @@ fn time_runs_on() {
 
 #[test]
 fn damaged_state_is_refused_by_name() {
-    if skipped() {
+    if skipped("damaged_state_is_refused_by_name") {
         return;
     }
     let guest = machine(asm::SPIN, ConsoleConfig::None);

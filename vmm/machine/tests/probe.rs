@@ -96,7 +96,7 @@ fn options(cpus: u8) -> Options {
 
 #[test]
 fn runs_and_takes_serial_input() {
-    if skipped() {
+    if skipped("runs_and_takes_serial_input") {
         return;
     }
     let mut line = Line::new();
@@ -112,7 +112,7 @@ fn runs_and_takes_serial_input() {
 
 #[test]
 fn moves_with_all_its_vcpus_and_goes_on_checked() {
-    if skipped() {
+    if skipped("moves_with_all_its_vcpus_and_goes_on_checked") {
         return;
     }
     for cpus in [1u8, 2] {
@@ -155,7 +155,7 @@ fn moves_with_all_its_vcpus_and_goes_on_checked() {
 
 #[test]
 fn pauses_and_resumes_under_load() {
-    if skipped() {
+    if skipped("pauses_and_resumes_under_load") {
         return;
     }
     let mut line = Line::new();

@@ -3,7 +3,7 @@
 //! The guests run in 32-bit protected mode without paging, as PVH starts them, at [`BASE`].
 #![allow(dead_code, reason = "each test file uses a part of this")]
 
-use std::io::Read;
+use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
@@ -15,6 +15,7 @@ use drogher_machine::boot::Kernel;
 use drogher_machine::console::ConsoleConfig;
 use drogher_machine::machine::{Machine, MachineConfig};
 use drogher_machine::memory::GuestRam;
+use drogher_machine::vm::open_kvm;
 use vm_device::DevicePio;
 use vm_device::bus::{PioAddress, PioAddressOffset};
 
@@ -25,13 +26,20 @@ pub const PORT: u16 = 0x500;
 /// Far beyond anything that a healthy machine needs, however busy the host.
 pub const LONG: Duration = Duration::from_secs(60);
 
-/// True, with a loud line, if this host has no KVM to test with.
-pub fn skipped() -> bool {
-    let absent = std::fs::OpenOptions::new().read(true).write(true).open("/dev/kvm").is_err();
-    if absent {
-        println!("SKIPPED: no /dev/kvm");
+/// True if there is no KVM to test with; says so on standard error, past the test runner's
+/// capture: a skipped test must be seen.
+pub fn skipped(test: &str) -> bool {
+    let absent = open_kvm().err();
+    if let Some(why) = &absent {
+        say_skipped(test, &format!("no usable /dev/kvm: {why}"));
     }
-    absent
+    absent.is_some()
+}
+
+/// One line that no capture swallows.
+pub fn say_skipped(test: &str, why: &str) {
+    // Whoever has closed standard error does not want to know.
+    let _ = std::io::stderr().lock().write_all(format!("SKIPPED: {test}: {why}\n").as_bytes());
 }
 
 /// A PVH ELF of one segment: `code` at [`BASE`], entered at its first byte.
