@@ -21,6 +21,7 @@ pub mod machine;
 pub mod memory;
 pub mod migration;
 pub mod pci;
+mod platform;
 pub mod power;
 pub mod record;
 pub mod routing;

@@ -44,7 +44,7 @@ fn moved(from: &Machine, to: &Machine) {
     for (old, new) in a.expect("records").iter().zip(b.expect("records")) {
         assert_eq!(old, &new, "what was loaded is what was saved");
     }
-    to.unpark_io();
+    to.unpark_io().expect("I/O goes on");
     to.start(vec![()]).expect("it goes on");
 }
 

@@ -131,11 +131,9 @@ fn unexpected(config: &ConfigBlock, expected: &Expectations) -> Vec<Blocker> {
 fn other_host(config: &ConfigBlock, trial: &Machine) -> Vec<Blocker> {
     let mut found = Vec::new();
     let khz = trial.model().tsc_khz();
-    if config.tsc_khz != khz && !trial.vm().caps().tsc_control {
-        let reason = format!(
-            "the guest's TSC runs at {} kHz, this host's at {khz} kHz, and its KVM cannot scale",
-            config.tsc_khz
-        );
+    if config.tsc_khz != khz {
+        let reason =
+            format!("the guest's TSC runs at {} kHz, this host's at {khz} kHz", config.tsc_khz);
         found.push(Blocker::new(BlockerCode::Tsc, reason, "use a host of the same frequency"));
     }
     let cpus = u8::try_from(config.cpus).unwrap_or(MAX_CPUS);

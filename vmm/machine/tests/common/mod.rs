@@ -189,7 +189,7 @@ pub fn machine(code: &[u8], console: ConsoleConfig) -> Machine {
     machine
         .load_kernel(&Kernel { name: "test", elf: &elf(code), cmdline: "", initrd: None })
         .expect("the kernel loads");
-    machine.unpark_io();
+    machine.unpark_io().expect("I/O goes on");
     machine
 }
 
