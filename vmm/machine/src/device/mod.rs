@@ -46,10 +46,12 @@ pub use spec::{DeviceSpec, SpecError};
 pub use state::PCI_STATE_VERSION;
 
 #[cfg(test)]
+pub(crate) mod fake;
+#[cfg(test)]
 mod move_test;
 #[cfg(test)]
 mod ndma_test;
 #[cfg(test)]
 mod set_test;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;

@@ -154,3 +154,7 @@ impl DestinationHost for DestinationGuest {
         Ok(self.built()?.start(permits, paused)?)
     }
 }
+
+#[cfg(test)]
+#[path = "switch_test.rs"]
+mod tests;

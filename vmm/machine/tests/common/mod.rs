@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use drogher_iommu_types::{Gpa, Oa};
 use drogher_machine::boot::Kernel;
+use drogher_machine::caps::Caps;
 use drogher_machine::console::ConsoleConfig;
 use drogher_machine::machine::{Machine, MachineConfig};
 use drogher_machine::memory::GuestRam;
@@ -183,9 +184,14 @@ impl Console {
 
 /// One vCPU, 16 MiB, the guest loaded; the console's output if `console`.
 pub fn machine(code: &[u8], console: ConsoleConfig) -> Machine {
+    limited(code, console, |_| {})
+}
+
+/// The same on a KVM that has less.
+pub fn limited(code: &[u8], console: ConsoleConfig, limit: fn(&mut Caps)) -> Machine {
     let mut config = MachineConfig::new(16 << 20, 1);
     config.console = console;
-    let machine = Machine::create(config).expect("a machine");
+    let machine = Machine::create_limited(config, limit).expect("a machine");
     machine
         .load_kernel(&Kernel { name: "test", elf: &elf(code), cmdline: "", initrd: None })
         .expect("the kernel loads");
