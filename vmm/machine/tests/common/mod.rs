@@ -17,8 +17,8 @@ use drogher_machine::console::ConsoleConfig;
 use drogher_machine::machine::{Machine, MachineConfig};
 use drogher_machine::memory::GuestRam;
 use drogher_machine::vm::open_kvm;
-use vm_device::DevicePio;
-use vm_device::bus::{PioAddress, PioAddressOffset};
+use vm_device::bus::{MmioAddress, MmioAddressOffset, PioAddress, PioAddressOffset};
+use vm_device::{DeviceMmio, DevicePio};
 
 /// Where guests are loaded.
 pub const BASE: u32 = 0x10_0000;
@@ -201,10 +201,20 @@ pub fn limited(code: &[u8], console: ConsoleConfig, limit: fn(&mut Caps)) -> Mac
 
 /// A machine like [`machine`]'s over RAM that another one has used, nothing loaded.
 pub fn over(ram: &Arc<GuestRam>, cpus: u8, console: ConsoleConfig) -> Machine {
+    limited_over(ram, cpus, console, |_| {})
+}
+
+/// The same on a KVM that has less.
+pub fn limited_over(
+    ram: &Arc<GuestRam>,
+    cpus: u8,
+    console: ConsoleConfig,
+    limit: fn(&mut Caps),
+) -> Machine {
     let mut config = MachineConfig::new(ram.bytes(), cpus);
     config.console = console;
     config.ram = Some(Arc::clone(ram));
-    Machine::create(config).expect("a second machine")
+    Machine::create_limited(config, limit).expect("a second machine")
 }
 
 /// The u32 at a GPA below 3 GiB.
@@ -264,8 +274,8 @@ impl TestPort {
     }
 }
 
-impl DevicePio for TestPort {
-    fn pio_read(&self, _base: PioAddress, _offset: PioAddressOffset, data: &mut [u8]) {
+impl TestPort {
+    fn read(&self, data: &mut [u8]) {
         let number = {
             let mut reads = self.reads.lock().expect("not poisoned");
             *reads += 1;
@@ -277,10 +287,30 @@ impl DevicePio for TestPort {
         }
     }
 
-    fn pio_write(&self, _base: PioAddress, _offset: PioAddressOffset, data: &[u8]) {
+    fn write(&self, data: &[u8]) {
         let mut word = [0; 4];
         word.iter_mut().zip(data).for_each(|(slot, &byte)| *slot = byte);
         self.writes.lock().expect("not poisoned").push(u32::from_le_bytes(word));
         self.changed.notify_all();
+    }
+}
+
+impl DevicePio for TestPort {
+    fn pio_read(&self, _base: PioAddress, _offset: PioAddressOffset, data: &mut [u8]) {
+        self.read(data);
+    }
+
+    fn pio_write(&self, _base: PioAddress, _offset: PioAddressOffset, data: &[u8]) {
+        self.write(data);
+    }
+}
+
+impl DeviceMmio for TestPort {
+    fn mmio_read(&self, _base: MmioAddress, _offset: MmioAddressOffset, data: &mut [u8]) {
+        self.read(data);
+    }
+
+    fn mmio_write(&self, _base: MmioAddress, _offset: MmioAddressOffset, data: &[u8]) {
+        self.write(data);
     }
 }
