@@ -3,9 +3,9 @@
 
 mod load;
 pub mod ndma;
+mod skip;
 
 use std::collections::VecDeque;
-use std::io::Write as _;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -20,6 +20,7 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
 
 use ndma::{Fault, Ndma};
+pub use skip::skipped;
 
 /// No test waits longer for anything: the machine that tests run on may be a busy one.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -53,22 +54,6 @@ struct Shared {
     input: Mutex<VecDeque<u8>>,
     events: Mutex<Sender<Event>>,
     stop: AtomicBool,
-}
-
-/// True if there is no KVM to test with; says so on standard error, past the test runner's
-/// capture: a skipped test must be seen.
-pub fn skipped(test: &str) -> bool {
-    let absent = !Kvm::new().is_ok_and(|kvm| kvm.get_api_version() == 12);
-    if absent {
-        say_skipped(test, "no usable /dev/kvm");
-    }
-    absent
-}
-
-/// One line that no capture swallows.
-pub fn say_skipped(test: &str, why: &str) {
-    // Whoever has closed standard error does not want to know.
-    let _ = std::io::stderr().lock().write_all(format!("SKIPPED: {test}: {why}\n").as_bytes());
 }
 
 /// The signal does nothing but end KVM_RUN.
