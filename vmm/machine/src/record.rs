@@ -330,7 +330,7 @@ impl<'a> Reader<'a> {
 const LAPIC_TIMER_COUNT: std::ops::Range<usize> = 0x390..0x394;
 
 /// What of a saved state two machines must agree on while neither runs, by name: everything but
-/// what runs with time (clock, TSC, timers). For comparing both sides of a move.
+/// what runs with time (clocks, local APIC timers). For comparing both sides of a move.
 ///
 /// # Errors
 /// As [`Reader::new`].
@@ -339,7 +339,7 @@ pub fn stable_parts(bytes: &[u8], cpus: u16) -> Result<Vec<(String, Vec<u8>)>, S
     let parts = reader.records.iter().filter_map(|&(tag, vcpu, bytes)| {
         let mut bytes = bytes.to_vec();
         match tag {
-            Tag::Clock | Tag::Tsc | Tag::Pit => return None,
+            Tag::Clock | Tag::Tsc => return None,
             Tag::Lapic => bytes.get_mut(LAPIC_TIMER_COUNT)?.fill(0),
             Tag::Msrs => {
                 let timers = bytes

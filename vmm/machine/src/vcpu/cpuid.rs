@@ -88,25 +88,6 @@ impl CpuModel {
         self.tsc_khz
     }
 
-    /// A number that two hosts share if and only if (but for chance) they offer the same CPU.
-    /// The frequency is not part of it.
-    #[must_use]
-    pub fn fingerprint(&self) -> u64 {
-        // FNV-1a, 64 bits.
-        let mut hash = 0xCBF2_9CE4_8422_2325_u64;
-        for e in &self.entries {
-            // Leaf 0xD says in EBX what is enabled at the moment; leaf 1's EBX has the APIC id.
-            let ebx = if matches!(e.function, 1 | 0xD) { 0 } else { e.ebx };
-            let values = if e.function == TIMING { [0; 3] } else { [e.eax, e.ecx, e.edx] };
-            for word in [e.function, e.index, e.flags, ebx].into_iter().chain(values) {
-                for byte in word.to_le_bytes() {
-                    hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01B3);
-                }
-            }
-        }
-        hash
-    }
-
     /// The table of vCPU `id` of `count`: all cores of one socket, one thread each.
     ///
     /// # Errors

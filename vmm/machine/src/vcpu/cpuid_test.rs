@@ -68,16 +68,3 @@ fn each_vcpu_has_its_own_id_in_one_socket() {
     assert_eq!(of(entry(0x8000_0008, 0, [0x3030, 0, 0xF0FF, 0]), 1, 4).ecx, 0x2003);
     assert_eq!(of(entry(0x8000_001E, 0, [9, 0xFFFF, 9, 9]), 1, 4).eax, 1);
 }
-
-#[test]
-fn the_fingerprint_is_of_the_model_only() {
-    let model = |entries, tsc_khz| CpuModel { entries, tsc_khz };
-    let base = vec![entry(1, 0, [1, 2, 3, 4]), entry(7, 0, [0, 5, 6, 7])];
-    let print = model(base.clone(), 1).fingerprint();
-    assert_eq!(model(base.clone(), 2).fingerprint(), print);
-    let mut other = base.clone();
-    other[0].ebx = 99;
-    assert_eq!(model(other.clone(), 1).fingerprint(), print, "the APIC id is not the model's");
-    other[1].ebx = 99;
-    assert_ne!(model(other, 1).fingerprint(), print);
-}
