@@ -74,8 +74,20 @@ fn from_cpuid() -> u64 {
     product.checked_div(u64::from(leaf.eax)).unwrap_or(0) / 1000
 }
 
-/// Channel 2 of the 8254 counts 20 ms down.
+/// The least of three: whoever holds the vCPU up makes a measurement longer, nobody shorter.
 fn from_pit() -> u64 {
+    let mut least = u64::MAX;
+    for _ in 0..3 {
+        match by_pit() {
+            0 => return 0,
+            khz => least = least.min(khz),
+        }
+    }
+    least
+}
+
+/// Channel 2 of the 8254 counts 20 ms down.
+fn by_pit() -> u64 {
     const HZ: u64 = 1_193_182;
     const COUNT: u64 = HZ / 50;
     let speaker = gate::in8(0x61);
@@ -94,7 +106,6 @@ fn from_pit() -> u64 {
 }
 
 fn from_apic() -> u64 {
-    let cycles = GUESS_HZ / 100;
-    let ticks = apic::ticks_in(cycles);
+    let (ticks, cycles) = apic::measure(GUESS_HZ / 100);
     (cycles * 1_000_000).checked_div(ticks).unwrap_or(0)
 }

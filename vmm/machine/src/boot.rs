@@ -139,7 +139,8 @@ pub fn load(ram: &GuestRam, kernel: &Kernel<'_>) -> Result<Entry, BootError> {
     Ok(Entry { rip: entry.0, start_info: layout::START_INFO })
 }
 
-/// What the loader does not look at: class and machine (ELF gABI, e_ident and e_machine).
+/// What the loader does not look at: class and machine (ELF gABI, e_ident and e_machine), and that
+/// segments lie in the file (it adds their offsets without care).
 fn check_elf(kernel: &Kernel<'_>) -> Result<(), BootError> {
     let no = |reason| Err(BootError::NoElf { name: kernel.name.into(), reason });
     match kernel.elf {
@@ -147,8 +148,28 @@ fn check_elf(kernel: &Kernel<'_>) -> Result<(), BootError> {
         e if !e.starts_with(b"\x7FELF") => no("it does not begin with ELF's magic number"),
         e if e.get(4) != Some(&2) => no("it is not of class ELF64"),
         e if e.get(18..20) != Some(&[62, 0]) => no("it is for another architecture"),
+        e if !segments_inside(e) => no("a segment lies outside of the file"),
         _ => Ok(()),
     }
+}
+
+/// True if no program header (ELF gABI, Elf64_Phdr) names bytes that the file does not have.
+fn segments_inside(elf: &[u8]) -> bool {
+    const SIZE: usize = 56;
+    let u64_at = |bytes: &[u8], at: usize| -> Option<usize> {
+        let bytes = bytes.get(at..)?.first_chunk::<8>()?;
+        usize::try_from(u64::from_le_bytes(*bytes)).ok()
+    };
+    let headers = || {
+        let count = u16::from_le_bytes(*elf.get(56..)?.first_chunk()?);
+        let start = u64_at(elf, 32)?;
+        elf.get(start..start.checked_add(SIZE * usize::from(count))?)
+    };
+    let inside = |header: &[u8]| {
+        let end = u64_at(header, 8)?.checked_add(u64_at(header, 32)?)?;
+        (end <= elf.len()).then_some(())
+    };
+    headers().is_some_and(|all| all.chunks_exact(SIZE).all(|header| inside(header).is_some()))
 }
 
 fn write_gpa(ram: &GuestRam, gpa: u64, bytes: &[u8]) -> Result<(), MemoryError> {

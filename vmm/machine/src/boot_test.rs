@@ -81,6 +81,17 @@ fn what_is_no_kernel_is_refused_by_name() {
     for at in 0..400.min(elf.len()) {
         let _ = load(&ram, &kernel(&broken(at, 0xFF)));
     }
+    // Offset and length of each segment, so large that their sum is none.
+    let (phoff, phnum) = (usize::from(elf[32]), usize::from(elf[56]));
+    assert!(phnum > 1, "segments and a note");
+    for header in (0..phnum).map(|n| phoff + 56 * n) {
+        for field in [header + 8, header + 32] {
+            let mut bytes = elf.to_vec();
+            bytes[field..field + 8].fill(0xFF);
+            let error = load(&ram, &kernel(&bytes)).expect_err("outside of the file");
+            assert!(error.to_string().contains("outside of the file"), "{error}");
+        }
+    }
 }
 
 #[test]
@@ -92,7 +103,7 @@ fn an_elf_without_pvh_note_or_without_room() {
     elf[note - 4] = 19;
     let error = load(&GuestRam::new(64 << 20).expect("RAM"), &kernel(&elf)).expect_err("no note");
     assert!(matches!(&error, BootError::NoPvh { name } if name == NAME), "{error}");
-    let big = [0u8; 3 << 20];
+    let big = vec![0u8; 3 << 20];
     let with = Kernel { initrd: Some(&big), ..kernel(drogher_probe::ELF) };
     assert!(load(&ram, &with).is_err(), "no room");
     let long = "x".repeat(layout::CMDLINE_MAX);

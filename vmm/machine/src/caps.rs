@@ -2,8 +2,9 @@
 
 use kvm_bindings::{
     KVM_CAP_ADJUST_CLOCK, KVM_CAP_EXCEPTION_PAYLOAD, KVM_CAP_IMMEDIATE_EXIT,
-    KVM_CAP_IOEVENTFD_ANY_LENGTH, KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, KVM_CAP_SREGS2,
-    KVM_CAP_VCPU_ATTRIBUTES, KVM_CAP_X86_TRIPLE_FAULT_EVENT, KVM_CAP_XSAVE2,
+    KVM_CAP_IOEVENTFD_ANY_LENGTH, KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, KVM_CAP_PMU_CAPABILITY,
+    KVM_CAP_SREGS2, KVM_CAP_VCPU_ATTRIBUTES, KVM_CAP_X86_TRIPLE_FAULT_EVENT, KVM_CAP_XSAVE2,
+    KVM_PMU_CAP_DISABLE,
 };
 use kvm_ioctls::{Cap, Kvm, VmFd};
 
@@ -16,18 +17,19 @@ pub struct Caps {
     pub manual_dirty_log: u64,
     /// KVM_GET_SREGS2 exists, which has the PDPTRs.
     pub sregs2: bool,
-    /// Bytes of the extended state; 4096 means that KVM_GET_XSAVE suffices.
-    pub xsave_bytes: usize,
+    /// Bytes of the extended state, by KVM_GET_XSAVE2; 0 if there is only KVM_GET_XSAVE, and so
+    /// 4096.
+    pub xsave2_bytes: usize,
     /// Flags that KVM_GET_CLOCK and KVM_SET_CLOCK know.
     pub clock_flags: u32,
-    /// KVM_SET_TSC_KHZ can really scale the guest's TSC.
-    pub tsc_control: bool,
     /// vCPU attributes exist, KVM_VCPU_TSC_OFFSET perhaps among them.
     pub vcpu_attributes: bool,
     /// vcpu_events can carry an exception's payload.
     pub exception_payload: bool,
     /// vcpu_events can carry a pending triple fault.
     pub triple_fault_event: bool,
+    /// Performance counters can be switched off.
+    pub pmu_off: bool,
     /// An ioeventfd of any width is possible.
     pub ioeventfd_any_length: bool,
     /// The local APIC timer has its TSC-deadline mode.
@@ -75,12 +77,12 @@ impl Caps {
         Ok(Self {
             manual_dirty_log: u64::from(number(KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2)) & 3,
             sregs2: number(KVM_CAP_SREGS2) > 0,
-            xsave_bytes: (number(KVM_CAP_XSAVE2) as usize).max(4096),
+            xsave2_bytes: number(KVM_CAP_XSAVE2) as usize,
             clock_flags: number(KVM_CAP_ADJUST_CLOCK),
-            tsc_control: vm.check_extension(Cap::TscControl),
             vcpu_attributes: number(KVM_CAP_VCPU_ATTRIBUTES) > 0,
             exception_payload: number(KVM_CAP_EXCEPTION_PAYLOAD) > 0,
             triple_fault_event: number(KVM_CAP_X86_TRIPLE_FAULT_EVENT) > 0,
+            pmu_off: number(KVM_CAP_PMU_CAPABILITY) & KVM_PMU_CAP_DISABLE != 0,
             ioeventfd_any_length: number(KVM_CAP_IOEVENTFD_ANY_LENGTH) > 0,
             tsc_deadline: vm.check_extension(Cap::TscDeadlineTimer),
             max_routes: usize::try_from(vm.check_extension_int(Cap::IrqRouting)).unwrap_or(0),

@@ -3,6 +3,7 @@
 use kvm_bindings::{KVM_CLOCK_HOST_TSC, KVM_CLOCK_REALTIME, kvm_clock_data};
 use kvm_ioctls::VmFd;
 use std::sync::OnceLock;
+use std::time::{SystemTime, UNIX_EPOCH};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use crate::caps::Caps;
@@ -69,30 +70,48 @@ fn ns_to_ticks(ns: u64, khz: u32) -> u64 {
     u64::try_from(u128::from(ns) * u128::from(khz) / 1_000_000).unwrap_or(u64::MAX)
 }
 
+/// Nanoseconds since 1970 by this host's clock.
+fn host_time() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+}
+
 pub(crate) fn save(vm: &VmFd) -> Result<ClockState, StateError> {
     let mut data = vm.get_clock().map_err(|e| StateError::errno("get the clock", e))?;
     if data.flags & KVM_CLOCK_HOST_TSC == 0 {
         data.host_tsc = host_tsc();
     }
+    if data.flags & KVM_CLOCK_REALTIME == 0 {
+        data.realtime = host_time();
+    }
     Ok(ClockState { data, boot_id: boot_id() })
 }
 
 pub(crate) fn load(vm: &VmFd, caps: &Caps, state: &ClockState) -> Result<Passage, StateError> {
-    // KVM adds what real time has passed since, so the guest's clock runs on through the move.
-    let runs_on = state.data.flags & caps.clock_flags & KVM_CLOCK_REALTIME;
-    let data = kvm_clock_data {
-        clock: state.data.clock,
-        realtime: state.data.realtime,
-        flags: runs_on,
-        ..Default::default()
-    };
-    vm.set_clock(&data).map_err(|e| StateError::errno("set the clock", e))?;
+    vm.set_clock(&to_set(state, caps.clock_flags, host_time()))
+        .map_err(|e| StateError::errno("set the clock", e))?;
     let now = save(vm)?;
     Ok(Passage {
         same_boot: state.boot_id == now.boot_id && now.boot_id != [0; 16],
         guest_ns: (state.data.clock, now.data.clock),
         host_tsc: (state.data.host_tsc, now.data.host_tsc),
     })
+}
+
+/// The guest's clock runs on through the move: KVM adds what real time has passed since the save,
+/// if it can, else that is done here.
+fn to_set(state: &ClockState, known: u32, now: u64) -> kvm_clock_data {
+    let data = kvm_clock_data {
+        clock: state.data.clock,
+        realtime: state.data.realtime,
+        flags: KVM_CLOCK_REALTIME,
+        ..Default::default()
+    };
+    if known & KVM_CLOCK_REALTIME != 0 {
+        return data;
+    }
+    let passed = now.saturating_sub(data.realtime);
+    kvm_clock_data { clock: data.clock.saturating_add(passed), realtime: 0, flags: 0, ..data }
 }
 
 #[cfg(test)]

@@ -37,6 +37,17 @@ fn without_offsets_ticks_are_added() {
 }
 
 #[test]
+fn the_clock_runs_on_with_and_without_kvms_help() {
+    let data = kvm_clock_data { clock: 5_000, realtime: 1_000, ..Default::default() };
+    let state = ClockState { data, boot_id: [1; 16] };
+    let set = to_set(&state, KVM_CLOCK_REALTIME | KVM_CLOCK_HOST_TSC, 1_700);
+    assert_eq!((set.clock, set.realtime, set.flags), (5_000, 1_000, KVM_CLOCK_REALTIME));
+    let set = to_set(&state, 0, 1_700);
+    assert_eq!((set.clock, set.realtime, set.flags), (5_700, 0, 0));
+    assert_eq!(to_set(&state, 0, 900).clock, 5_000, "never backwards");
+}
+
+#[test]
 fn long_times_do_not_wrap() {
     assert_eq!(ns_to_ticks(u64::MAX, 5_000_000), u64::MAX);
     assert_eq!(ns_to_ticks(86_400_000_000_000 * 365, 3_000_000), 94_608_000_000_000_000);

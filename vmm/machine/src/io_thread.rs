@@ -127,6 +127,8 @@ type Request = Box<dyn FnOnce(&mut EventManager<Watch>) + Send>;
 #[derive(Default)]
 struct State {
     requests: VecDeque<Request>,
+    /// Watches to be armed again, each once.
+    rearm: Vec<SubscriberId>,
     park: bool,
     parked: bool,
     exit: bool,
@@ -232,27 +234,14 @@ impl IoHandle {
         })?
     }
 
-    /// Lets a watch that answered [`Next::Pause`] go on. Does not wait; may be called anywhere.
+    /// Lets a watch that answered [`Next::Pause`] go on. Does not wait; may be called anywhere, and
+    /// however often: a guest can do so with each access.
     pub fn rearm(&self, id: WatchId) {
         let mut state = self.shared.lock();
-        if state.ended {
+        if state.ended || state.rearm.contains(&id.0) {
             return;
         }
-        state.requests.push_back(Box::new(move |manager| {
-            // The watch is out of the manager while it is armed: the two cannot be borrowed
-            // together, and arming needs both.
-            let paused = manager.subscriber_mut(id.0).is_ok_and(|w| !w.armed);
-            if !paused {
-                return;
-            }
-            let events = manager.subscriber_mut(id.0).map(|w| Events::new(&w.fd, w.interest));
-            if let (Ok(events), Ok(mut ops)) = (events, manager.event_ops(id.0))
-                && ops.add(events).is_ok()
-                && let Ok(watch) = manager.subscriber_mut(id.0)
-            {
-                watch.armed = true;
-            }
-        }));
+        state.rearm.push(id.0);
         drop(state);
         self.shared.wake();
     }
@@ -269,9 +258,13 @@ impl IoHandle {
         }
         state.park = true;
         self.shared.wake();
-        while !state.parked {
+        loop {
+            // First: a thread that ended while it was parked stays marked as parked.
             if state.ended {
                 return Err(IoError::Ended);
+            }
+            if state.parked {
+                return Ok(());
             }
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
@@ -286,7 +279,6 @@ impl IoHandle {
                 .unwrap_or_else(PoisonError::into_inner)
                 .0;
         }
-        Ok(())
     }
 
     /// Lets a parked thread go on.
@@ -367,6 +359,11 @@ fn run(mut manager: EventManager<Watch>, shared: &Shared) {
             request(&mut manager);
             state = shared.lock();
         }
+        while let Some(id) = state.rearm.pop() {
+            drop(state);
+            rearm(&mut manager, id);
+            state = shared.lock();
+        }
         if state.exit {
             return;
         }
@@ -383,6 +380,22 @@ fn run(mut manager: EventManager<Watch>, shared: &Shared) {
             return;
         }
         state = shared.lock();
+    }
+}
+
+fn rearm(manager: &mut EventManager<Watch>, id: SubscriberId) {
+    // The watch is out of the manager while it is armed: the two cannot be borrowed together, and
+    // arming needs both.
+    let paused = manager.subscriber_mut(id).is_ok_and(|w| !w.armed);
+    if !paused {
+        return;
+    }
+    let events = manager.subscriber_mut(id).map(|w| Events::new(&w.fd, w.interest));
+    if let (Ok(events), Ok(mut ops)) = (events, manager.event_ops(id))
+        && ops.add(events).is_ok()
+        && let Ok(watch) = manager.subscriber_mut(id)
+    {
+        watch.armed = true;
     }
 }
 

@@ -136,9 +136,11 @@ fn a_hanging_handler_is_an_error() {
         let _ = held.recv_timeout(LONG);
         Next::Keep
     });
-    io.handle().add(dup(&bell.fd), Interest::Read, handler).expect("watched");
+    let id = io.handle().add(dup(&bell.fd), Interest::Read, handler).expect("watched");
     bell.fd.write(1).expect("rung");
     assert!(begins.recv_timeout(LONG).expect("it runs"), "a handler cannot park its own thread");
+    (0..1000).for_each(|_| io.handle().rearm(id));
+    assert_eq!(io.handle().shared.lock().rearm.len(), 1, "a storm of requests is one");
     let late = io.handle().park(Duration::from_millis(10));
     assert!(matches!(late, Err(IoError::Deadline { what: "park", .. })), "{late:?}");
     release.send(()).expect("it waits");
@@ -152,6 +154,7 @@ fn what_cannot_be_watched_is_refused() {
     let refused = io.handle().add(file.into(), Interest::Read, Box::new(|| Next::Keep));
     assert!(matches!(refused, Err(IoError::Watch { .. })), "{refused:?}");
     let handle = io.handle().clone();
+    handle.park(LONG).expect("it is parked from the start, and ends so");
     drop(io);
     let bell = Bell::new();
     let ended = handle.add(dup(&bell.fd), Interest::Read, Box::new(|| Next::Keep));

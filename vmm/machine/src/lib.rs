@@ -4,11 +4,18 @@
 //! See DESIGN.md beside this crate.
 #![cfg(all(target_os = "linux", target_arch = "x86_64"))]
 
+// So that the tests of this crate can use what those in tests/ share.
+#[cfg(test)]
+extern crate self as drogher_machine;
+
 pub mod boot;
 pub mod bus;
 pub mod caps;
 pub mod clock;
 pub mod cmos;
+#[cfg(test)]
+#[path = "../tests/common/mod.rs"]
+mod common;
 pub mod console;
 pub mod device;
 pub mod dirty_log;
@@ -21,6 +28,7 @@ pub mod machine;
 pub mod memory;
 pub mod migration;
 pub mod pci;
+mod platform;
 pub mod power;
 pub mod record;
 pub mod routing;

@@ -14,16 +14,15 @@ use drogher_iommu_types::{DirtyBitmap, Gpa};
 use drogher_migrate::DeviceConfig;
 
 use crate::boot::{self, BootError, Kernel};
-use crate::cmos::Cmos;
+use crate::caps::Caps;
 use crate::console::{ConsoleConfig, ConsoleError, Output};
 use crate::device::{DeviceError, DeviceSet, DeviceSpec};
 use crate::dirty_log::DirtyLog;
 use crate::events::GuestEvent;
 use crate::io_thread::{IoError, IoThread};
-use crate::layout;
 use crate::memory::{GuestRam, MemoryError};
+use crate::platform::Platform;
 use crate::record::{Reader, StateError, Tag, Writer};
-use crate::serial::{self, Com1};
 use crate::vcpu::control::Phase;
 use crate::vcpu::cpuid::CpuModel;
 use crate::vcpu::{Vcpu, VcpuError, setup, state};
@@ -148,8 +147,7 @@ pub struct Machine {
     io: IoThread,
     devices: DeviceSet,
     domain: Domain,
-    com1: Arc<Com1>,
-    cmos: Arc<Cmos>,
+    platform: Platform,
     model: CpuModel,
     vm: Arc<Vm>,
     ram: Arc<GuestRam>,
@@ -172,6 +170,32 @@ impl Machine {
     /// # Errors
     /// What cannot be had, by name.
     pub fn create(config: MachineConfig) -> Result<Self, MachineError> {
+        Self::create_limited(config, |_| {})
+    }
+
+    /// As [`create`](Self::create), on a KVM that has less: `limit` takes capabilities away. So
+    /// that the other way of doing something can be tested where it is not needed.
+    ///
+    /// # Errors
+    /// As [`create`](Self::create).
+    pub fn create_limited(
+        mut config: MachineConfig,
+        limit: fn(&mut Caps),
+    ) -> Result<Self, MachineError> {
+        let (devices, dirs) =
+            (std::mem::take(&mut config.devices), std::mem::take(&mut config.plugin_dirs));
+        Self::assemble(config, limit, |domain, wiring| match &devices {
+            Devices::Specs(specs) => DeviceSet::new(specs, &dirs, domain, wiring),
+            Devices::Arriving(configs) => DeviceSet::for_configs(configs, &dirs, domain, wiring),
+        })
+    }
+
+    /// As [`create_limited`](Self::create_limited), with devices that `make` makes.
+    pub(crate) fn assemble(
+        config: MachineConfig,
+        limit: fn(&mut Caps),
+        make: impl FnOnce(&Domain, &Arc<dyn Wiring>) -> Result<DeviceSet, DeviceError>,
+    ) -> Result<Self, MachineError> {
         let (cpus, most) = (config.cpus, usize::from(MAX_CPUS));
         if cpus == 0 || usize::from(cpus) > most {
             return Err(MachineError::Cpus { asked: cpus, most });
@@ -184,20 +208,16 @@ impl Machine {
             None => Arc::new(GuestRam::new(config.memory_bytes)?),
         };
         let io = IoThread::start()?;
-        let vm = Arc::new(Vm::new(Arc::clone(&ram), io.handle().clone())?);
+        let vm = Arc::new(Vm::new(Arc::clone(&ram), io.handle().clone(), limit)?);
         if usize::from(cpus) > vm.caps().max_vcpus {
             return Err(MachineError::Cpus { asked: cpus, most: vm.caps().max_vcpus });
         }
-        let (com1, cmos) = platform(&vm, config.console)?;
+        let platform = Platform::new(&vm, config.console)?;
         let domain = domain(&ram)?;
         let wiring: Arc<dyn Wiring> = Arc::clone(&vm) as _;
-        let dirs = &config.plugin_dirs;
-        let devices = match &config.devices {
-            Devices::Specs(specs) => DeviceSet::new(specs, dirs, &domain, &wiring)?,
-            Devices::Arriving(configs) => DeviceSet::for_configs(configs, dirs, &domain, &wiring)?,
-        };
+        let devices = make(&domain, &wiring)?;
         let (model, vcpus) = processors(&vm, cpus)?;
-        Ok(Self { vcpus, io, devices, domain, com1, cmos, model, vm, ram })
+        Ok(Self { vcpus, io, devices, domain, platform, model, vm, ram })
     }
 
     /// Guest RAM.
@@ -239,7 +259,7 @@ impl Machine {
     /// Where the console's output goes.
     #[must_use]
     pub fn console(&self) -> &Output {
-        self.com1.output()
+        self.platform.console()
     }
 
     /// A dirty log for this machine's vCPUs, off, with its buffers. Make it before a migration
@@ -315,17 +335,24 @@ impl Machine {
         self.vcpus.iter().any(Vcpu::stopping)
     }
 
-    /// Parks the I/O thread: no doorbell, no console input is handled from its return on.
+    /// Parks what runs beside vCPUs and devices: the I/O thread (no doorbell, no console input is
+    /// handled from its return on), the interval timer, the console's irqfd. vCPUs are parked.
     ///
     /// # Errors
-    /// A handler still runs after `deadline`.
+    /// A handler still runs after `deadline`, or KVM refuses.
     pub fn park_io(&self, deadline: Duration) -> Result<(), MachineError> {
-        Ok(self.io.handle().park(deadline)?)
+        self.io.handle().park(deadline)?;
+        Ok(self.platform.hold()?)
     }
 
-    /// Lets the I/O thread go on.
-    pub fn unpark_io(&self) {
+    /// Lets all that [`park_io`](Self::park_io) parks go on.
+    ///
+    /// # Errors
+    /// KVM refuses.
+    pub fn unpark_io(&self) -> Result<(), MachineError> {
+        self.platform.release()?;
         self.io.handle().unpark();
+        Ok(())
     }
 
     /// An empty buffer for [`save_cpu_state`](Self::save_cpu_state), large enough that saving
@@ -349,29 +376,32 @@ impl Machine {
         }
         irqchip::save(self.vm.fd(), &mut writer)?;
         writer.put(Tag::Clock, 0, clock::save(self.vm.fd())?.as_bytes());
-        writer.put(Tag::Serial, 0, &self.com1.save());
-        writer.put(Tag::Cmos, 0, &[self.cmos.index()]);
-        Ok(())
+        self.platform.save(&mut writer)
     }
 
     /// Loads what [`save_cpu_state`](Self::save_cpu_state) saved, on a machine that has never run
-    /// or is parked. Irqfds must be off.
+    /// or is parked. Irqfds must be off. All of it is checked for form before any is taken.
     ///
     /// # Errors
     /// What is wrong with the state, or what KVM refuses; the machine must then not be started.
     pub fn load_cpu_state(&self, bytes: &[u8]) -> Result<(), StateError> {
         let caps = self.vm.caps();
         let reader = Reader::new(bytes, self.cpus().into())?;
-        irqchip::load(self.vm.fd(), &reader)?;
-        let time = clock::load(self.vm.fd(), caps, &reader.get(Tag::Clock, 0)?)?;
+        let chips = irqchip::Saved::parse(&reader)?;
+        let platform = self.platform.parse(&reader)?;
+        let clock = reader.get(Tag::Clock, 0)?;
+        let mut vcpus = Vec::with_capacity(self.vcpus.len());
         for vcpu in &self.vcpus {
-            let mut inner = vcpu.inner()?;
-            state::load(&mut inner, caps, vcpu.id().into(), &reader, &time)?;
+            let inner = vcpu.inner()?;
+            let saved = state::Saved::parse(&inner, caps, vcpu.id().into(), &reader)?;
+            vcpus.push((inner, saved));
         }
-        let [index] = reader.get::<[u8; 1]>(Tag::Cmos, 0)?;
-        self.cmos.set_index(index);
-        // Last: it may raise its interrupt again, which goes to controllers loaded above.
-        self.com1.load(reader.bytes(Tag::Serial, 0)?)
+        chips.load(self.vm.fd())?;
+        let time = clock::load(self.vm.fd(), caps, &clock)?;
+        for (inner, saved) in &mut vcpus {
+            saved.load(inner, &time)?;
+        }
+        self.platform.load(&platform)
     }
 
     /// The oldest thing that the guest did that concerns its owner, waiting at most `timeout`.
@@ -387,42 +417,15 @@ impl Machine {
     pub fn stop(&self, deadline: Duration) -> Result<(), MachineError> {
         let paused = self.pause_vcpus(deadline);
         let parked = self.park_io(deadline);
-        self.com1.output().flush(FLUSH);
+        self.console().flush(FLUSH);
         paused.and(parked)
     }
 }
 
 impl Drop for Machine {
     fn drop(&mut self) {
-        self.com1.output().flush(FLUSH);
+        self.console().flush(FLUSH);
     }
-}
-
-/// COM1 and CMOS on the ports, COM1's input watched.
-fn platform(vm: &Arc<Vm>, console: ConsoleConfig) -> Result<(Arc<Com1>, Arc<Cmos>), MachineError> {
-    fn failed<E: std::error::Error + Send + Sync + 'static>(
-        what: &'static str,
-    ) -> impl FnOnce(E) -> MachineError {
-        move |e| MachineError::Platform { what, source: Box::new(e) }
-    }
-    let (input, output) = console.open()?;
-    let output = Output::new(output, vm.io());
-    let com1 = Com1::new(output, vm.io()).map_err(failed("serial console"))?;
-    vm.fd()
-        .register_irqfd(com1.interrupt(), layout::COM1_GSI)
-        .map_err(refused("bind the serial console's interrupt"))?;
-    let ports = layout::COM1..layout::COM1 + serial::PORTS;
-    vm.claim_pio(ports, Arc::clone(&com1) as _).map_err(failed("serial console"))?;
-    if let Some(input) = input
-        && let Err(e) = com1.attach_input(input)
-    {
-        // A regular file or /dev/null: epoll cannot watch it, and the guest runs without.
-        tracing::info!("the console has no input: {e}");
-    }
-    let cmos = Arc::new(Cmos::default());
-    let ports = layout::CMOS_PORT..layout::CMOS_PORT + 2;
-    vm.claim_pio(ports, Arc::clone(&cmos) as _).map_err(failed("CMOS clock"))?;
-    Ok((com1, cmos))
 }
 
 /// The second stage: GPA to OA for all of RAM.

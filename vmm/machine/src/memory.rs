@@ -478,14 +478,15 @@ impl GuestRam {
     }
 }
 
-fn check_size(bytes: u64) -> Result<(), MemoryError> {
+pub(crate) fn check_size(bytes: u64) -> Result<(), MemoryError> {
     if bytes == 0 || bytes > MAX_BYTES || !bytes.is_multiple_of(GRANULE) {
         return Err(MemoryError::Size(bytes));
     }
     Ok(())
 }
 
-fn split(bytes: u64) -> Vec<RamRange> {
+/// How RAM of `bytes` lies in the guest's address space.
+pub(crate) fn split(bytes: u64) -> Vec<RamRange> {
     let low = bytes.min(LOW_RAM_END);
     let mut ranges = vec![RamRange { gpa: Gpa(0), oa: Oa(0), len: low }];
     if bytes > low {

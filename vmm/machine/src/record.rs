@@ -76,15 +76,38 @@ pub enum StateError {
         #[source]
         source: std::io::Error,
     },
-    /// KVM refused an MSR, or the state has one that this host does not.
-    #[error("MSR {index:#x} cannot be moved on this host")]
-    Msr {
-        /// Its number.
-        index: u32,
-    },
-    /// The guest's TSC has another frequency, and this host cannot scale.
+    /// MSRs cannot be moved.
+    #[error(transparent)]
+    Msr(#[from] crate::vcpu::msrs::MsrError),
+    /// A field has a value that no machine of this version saves.
     #[error(
-        "The guest's TSC runs at {saved} kHz, this host's at {here} kHz and KVM_CAP_TSC_CONTROL is absent"
+        "CPU state whose {tag:?} of vCPU {vcpu} has {found:#x} for {what}, expected {expected}"
+    )]
+    Value {
+        /// The record's tag.
+        tag: Tag,
+        /// The record's vCPU.
+        vcpu: u16,
+        /// The field.
+        what: &'static str,
+        /// What it holds.
+        found: u64,
+        /// What it may hold.
+        expected: &'static str,
+    },
+    /// The guest runs guests of its own.
+    #[error(
+        "vCPU {vcpu} has virtualisation of its own switched on (CR4.VMXE or EFER.SVME), which \
+         cannot be moved: end the guest's own guests first"
+    )]
+    Nested {
+        /// Its number.
+        vcpu: u16,
+    },
+    /// The guest's TSC has another frequency.
+    #[error(
+        "The guest's TSC runs at {saved} kHz, this host's at {here} kHz: use a host of the same \
+         frequency"
     )]
     TscFrequency {
         /// The guest's.
@@ -187,10 +210,16 @@ impl<'a> Writer<'a> {
 
     /// Adds a record. KVM's structures are far below 4 GiB.
     pub fn put(&mut self, tag: Tag, vcpu: u16, bytes: &[u8]) {
+        self.put_parts(tag, vcpu, &[bytes]);
+    }
+
+    /// Adds a record made of several pieces.
+    pub fn put_parts(&mut self, tag: Tag, vcpu: u16, parts: &[&[u8]]) {
+        let len = parts.iter().map(|part| part.len()).sum::<usize>();
         self.out.extend_from_slice(&(tag as u16).to_le_bytes());
         self.out.extend_from_slice(&vcpu.to_le_bytes());
-        self.out.extend_from_slice(&u32::try_from(bytes.len()).unwrap_or(u32::MAX).to_le_bytes());
-        self.out.extend_from_slice(bytes);
+        self.out.extend_from_slice(&u32::try_from(len).unwrap_or(u32::MAX).to_le_bytes());
+        parts.iter().for_each(|part| self.out.extend_from_slice(part));
     }
 }
 
@@ -239,7 +268,9 @@ impl<'a> Reader<'a> {
                 .ok_or_else(truncated)?;
             let payload = bytes.get(at + RECORD..end).ok_or_else(truncated)?;
             let tag = Tag::from_number(number).ok_or(StateError::UnknownTag(number))?;
-            if vcpu >= cpus || records.iter().any(|&(t, v, _)| t == tag && v == vcpu) {
+            let of_vm = (tag as u16) < Tag::MpState as u16;
+            let twice = records.iter().any(|&(t, v, _)| t == tag && v == vcpu);
+            if twice || vcpu >= cpus || of_vm && vcpu != 0 {
                 return Err(StateError::Superfluous { tag, vcpu });
             }
             records.push((tag, vcpu, payload));
@@ -299,30 +330,39 @@ impl<'a> Reader<'a> {
 const LAPIC_TIMER_COUNT: std::ops::Range<usize> = 0x390..0x394;
 
 /// What of a saved state two machines must agree on while neither runs, by name: everything but
-/// what runs with time (clock, TSC, timers). For comparing both sides of a move.
+/// what runs with time (clocks, local APIC timers). For comparing both sides of a move.
 ///
 /// # Errors
 /// As [`Reader::new`].
 pub fn stable_parts(bytes: &[u8], cpus: u16) -> Result<Vec<(String, Vec<u8>)>, StateError> {
     let reader = Reader::new(bytes, cpus)?;
-    let parts = reader.records.iter().filter_map(|&(tag, vcpu, bytes)| {
+    let mut parts = Vec::new();
+    for &(tag, vcpu, bytes) in &reader.records {
+        let of =
+            if (tag as u16) < Tag::MpState as u16 { "vm".into() } else { format!("vcpu{vcpu}") };
         let mut bytes = bytes.to_vec();
         match tag {
-            Tag::Clock | Tag::Tsc | Tag::Pit => return None,
-            Tag::Lapic => bytes.get_mut(LAPIC_TIMER_COUNT)?.fill(0),
+            Tag::Clock | Tag::Tsc => continue,
             Tag::Msrs => {
-                let timers = bytes
-                    .chunks_exact_mut(16)
-                    .filter(|entry| u32_at(entry, 0) == Some(crate::vcpu::msrs::TSC_DEADLINE));
-                timers.for_each(|entry| entry.fill(0));
+                // Each on its own, so that one that differs is named.
+                for entry in bytes.chunks_exact(16) {
+                    let index = u32_at(entry, 0).unwrap_or(u32::MAX);
+                    if !crate::vcpu::msrs::CLOCKS.contains(&index) {
+                        parts.push((format!("{of}.MSR {index:#x}"), entry.to_vec()));
+                    }
+                }
+                continue;
+            }
+            Tag::Lapic => {
+                if let Some(count) = bytes.get_mut(LAPIC_TIMER_COUNT) {
+                    count.fill(0);
+                }
             }
             _ => {}
         }
-        let of =
-            if (tag as u16) < Tag::MpState as u16 { "vm".into() } else { format!("vcpu{vcpu}") };
-        Some((format!("{of}.{tag:?}"), bytes))
-    });
-    Ok(parts.collect())
+        parts.push((format!("{of}.{tag:?}"), bytes));
+    }
+    Ok(parts)
 }
 
 #[cfg(test)]

@@ -140,43 +140,58 @@ impl Com1 {
         bytes
     }
 
-    /// Takes saved state over. Raises the interrupt again if one is pending, so the interrupt
-    /// controllers' state must have been loaded before.
+    /// What [`load`](Self::load) would say of these bytes.
     ///
     /// # Errors
-    /// It has the wrong size, or the interrupt cannot be raised.
+    /// They have the wrong size.
+    pub fn check(bytes: &[u8]) -> Result<(), StateError> {
+        parse(bytes).map(drop)
+    }
+
+    /// Takes saved state over. An interrupt that was asked for before the save is in the interrupt
+    /// controllers' state, and is not asked for again.
+    ///
+    /// # Errors
+    /// It has the wrong size.
     pub fn load(&self, bytes: &[u8]) -> Result<(), StateError> {
-        let bad = |reason: String| StateError::Device { device: "serial console", reason };
-        let Some((&[dll, dlh, ier, iir, lcr, lsr, mcr, msr, scr], fifo)) =
-            bytes.split_first_chunk::<REGISTERS>()
-        else {
-            return Err(bad(format!("{} bytes are too few", bytes.len())));
-        };
-        if fifo.len() > FIFO {
-            return Err(bad(format!("{} received bytes, at most {FIFO}", fifo.len())));
-        }
-        let state = SerialState {
-            baud_divisor_low: dll,
-            baud_divisor_high: dlh,
-            interrupt_enable: ier,
-            interrupt_identification: iir,
-            line_control: lcr,
-            line_status: lsr,
-            modem_control: mcr,
-            modem_status: msr,
-            scratch: scr,
-            in_buffer: fifo.to_vec(),
-        };
         let uart = Serial::from_state(
-            &state,
+            &parse(bytes)?,
             self.interrupt.clone(),
             self.refill.clone(),
             Writer(Arc::clone(&self.output)),
-        )
-        .map_err(|e| bad(e.to_string()))?;
-        *self.lock() = uart;
+        );
+        // The library raises what is pending; EAGAIN: nothing was.
+        let _ = self.interrupt.0.read();
+        *self.lock() = uart.map_err(|e| bad(e.to_string()))?;
         Ok(())
     }
+}
+
+fn bad(reason: String) -> StateError {
+    StateError::Device { device: "serial console", reason }
+}
+
+fn parse(bytes: &[u8]) -> Result<SerialState, StateError> {
+    let Some((&[dll, dlh, ier, iir, lcr, lsr, mcr, msr, scr], fifo)) =
+        bytes.split_first_chunk::<REGISTERS>()
+    else {
+        return Err(bad(format!("{} bytes are too few", bytes.len())));
+    };
+    if fifo.len() > FIFO {
+        return Err(bad(format!("{} received bytes, at most {FIFO}", fifo.len())));
+    }
+    Ok(SerialState {
+        baud_divisor_low: dll,
+        baud_divisor_high: dlh,
+        interrupt_enable: ier,
+        interrupt_identification: iir,
+        line_control: lcr,
+        line_status: lsr,
+        modem_control: mcr,
+        modem_status: msr,
+        scratch: scr,
+        in_buffer: fifo.to_vec(),
+    })
 }
 
 /// Moves input to the FIFO, as much as it takes. On the I/O thread.

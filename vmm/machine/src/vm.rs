@@ -4,9 +4,9 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use kvm_bindings::{
-    KVM_CAP_EXCEPTION_PAYLOAD, KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, KVM_CAP_X86_TRIPLE_FAULT_EVENT,
-    KVM_MEM_LOG_DIRTY_PAGES, KVM_PIT_SPEAKER_DUMMY, kvm_enable_cap, kvm_pit_config,
-    kvm_userspace_memory_region,
+    KVM_CAP_EXCEPTION_PAYLOAD, KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, KVM_CAP_PMU_CAPABILITY,
+    KVM_CAP_X86_TRIPLE_FAULT_EVENT, KVM_MEM_LOG_DIRTY_PAGES, KVM_PIT_SPEAKER_DUMMY,
+    KVM_PMU_CAP_DISABLE, kvm_enable_cap, kvm_pit_config, kvm_userspace_memory_region,
 };
 use kvm_ioctls::{Cap, Kvm, VmFd};
 use vm_device::{DeviceMmio, DevicePio};
@@ -121,14 +121,20 @@ pub struct Vm {
 }
 
 impl Vm {
-    /// Makes the VM with its interrupt controllers and the slots for `ram`.
+    /// Makes the VM with its interrupt controllers and the slots for `ram`. `limit` may take
+    /// capabilities away, so that the machine does without them.
     ///
     /// # Errors
     /// No KVM, a capability missing, or a step refused.
-    pub fn new(ram: Arc<GuestRam>, io: IoHandle) -> Result<Self, VmError> {
+    pub fn new(
+        ram: Arc<GuestRam>,
+        io: IoHandle,
+        limit: impl FnOnce(&mut Caps),
+    ) -> Result<Self, VmError> {
         let kvm = open_kvm()?;
         let fd = kvm.create_vm().map_err(refused("create a VM"))?;
-        let caps = Caps::query(&kvm, &fd)?;
+        let mut caps = Caps::query(&kvm, &fd)?;
+        limit(&mut caps);
         enable_caps(&fd, &caps)?;
         if fd.check_extension(Cap::SetIdentityMapAddr) {
             fd.set_identity_map_address(IDENTITY_MAP)
@@ -240,6 +246,11 @@ fn enable_caps(fd: &VmFd, caps: &Caps) -> Result<(), VmError> {
             "KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2",
             caps.manual_dirty_log,
         )?;
+    }
+    if caps.pmu_off {
+        // What they have counted cannot be moved. The CPU model does not offer them either, but
+        // some are there without being offered.
+        enable(KVM_CAP_PMU_CAPABILITY, "KVM_CAP_PMU_CAPABILITY", KVM_PMU_CAP_DISABLE.into())?;
     }
     if caps.exception_payload {
         enable(KVM_CAP_EXCEPTION_PAYLOAD, "KVM_CAP_EXCEPTION_PAYLOAD", 1)?;

@@ -5,8 +5,9 @@ mod common;
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex};
 
-use common::{LONG, PORT, TestPort, asm, machine, skipped};
+use common::{LONG, PORT, TestPort, asm, limited, say_skipped, skipped};
 use drogher_iommu_types::{DirtyBitmap, Gpa, PAGE_SIZE};
+use drogher_machine::caps::Caps;
 use drogher_machine::console::ConsoleConfig;
 use drogher_machine::dirty_log::{DirtyLog, DirtyLogError};
 use drogher_machine::machine::Machine;
@@ -45,8 +46,8 @@ struct Guest {
 }
 
 impl Guest {
-    fn start() -> Self {
-        let machine = machine(&writer(), ConsoleConfig::None);
+    fn start(limit: fn(&mut Caps)) -> Self {
+        let machine = limited(&writer(), ConsoleConfig::None, limit);
         let (go, gone) = channel::<()>();
         let gone = Mutex::new(gone);
         let port = TestPort::new(move |_| {
@@ -81,10 +82,32 @@ fn written() -> Vec<u64> {
 
 #[test]
 fn exactly_the_written_pages() {
-    if skipped() {
+    if skipped("exactly_the_written_pages") {
         return;
     }
-    let mut guest = Guest::start();
+    exactly(|_| {});
+}
+
+#[test]
+fn exactly_the_written_pages_by_the_plain_log() {
+    if skipped("exactly_the_written_pages_by_the_plain_log") {
+        return;
+    }
+    let log = exactly(|caps| caps.manual_dirty_log = 0);
+    assert!(!log.is_manual());
+}
+
+#[test]
+fn exactly_the_written_pages_without_initially_set() {
+    if skipped("exactly_the_written_pages_without_initially_set") {
+        return;
+    }
+    exactly(|caps| caps.manual_dirty_log &= 1);
+}
+
+/// Rounds of writing, reading the log and clearing it, on a KVM without what `limit` takes away.
+fn exactly(limit: fn(&mut Caps)) -> DirtyLog {
+    let mut guest = Guest::start(limit);
     guest.round();
     let mut log = guest.machine.dirty_log();
     assert!(matches!(
@@ -93,10 +116,10 @@ fn exactly_the_written_pages() {
     ));
     log.start().expect("on");
     let all: Vec<u64> = (0..guest.machine.ram().end_page()).collect();
-    if log.is_manual() {
-        assert_eq!(guest.pages(&mut log), all, "the first harvest is the bulk pass");
-        log.clear_harvested(0..all.len() as u64).expect("cleared");
-    }
+    let initially_set = guest.machine.vm().caps().manual_dirty_log & 2 != 0;
+    let first: &[u64] = if initially_set { &all } else { &[] };
+    assert_eq!(guest.pages(&mut log), first, "with initially-set it is the bulk pass");
+    log.clear_harvested(0..all.len() as u64).expect("cleared");
     assert_eq!(guest.pages(&mut log), [0u64; 0], "nothing written, nothing dirty");
     for _ in 0..3 {
         guest.round();
@@ -110,26 +133,26 @@ fn exactly_the_written_pages() {
     guest.round();
     log.stop().expect("off");
     log.start().expect("on again");
-    if !log.is_manual() {
-        assert_eq!(guest.pages(&mut log), [0u64; 0]);
-    } else {
-        assert_eq!(guest.pages(&mut log), all);
-    }
+    assert_eq!(guest.pages(&mut log), first);
     log.stop().expect("off");
     drop(guest.go);
     guest.machine.pause_vcpus(LONG).expect("it stops");
+    log
 }
 
 #[test]
 fn only_what_was_harvested_is_cleared_and_only_in_pieces() {
-    if skipped() {
+    if skipped("only_what_was_harvested_is_cleared_and_only_in_pieces") {
         return;
     }
-    let mut guest = Guest::start();
+    let mut guest = Guest::start(|_| {});
     let mut log = guest.machine.dirty_log();
     log.start().expect("on");
     if !log.is_manual() {
-        println!("SKIPPED: this KVM has no KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2");
+        say_skipped(
+            "only_what_was_harvested_is_cleared_and_only_in_pieces",
+            "this KVM has no KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2",
+        );
         return;
     }
     let end = guest.machine.ram().end_page();

@@ -6,7 +6,10 @@ use std::sync::Arc;
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use common::{LONG, PORT, TestPort, asm, machine, over, peek, skipped, until};
+use common::{
+    LONG, PORT, TestPort, asm, limited, limited_over, machine, over, peek, skipped, until,
+};
+use drogher_machine::caps::Caps;
 use drogher_machine::console::ConsoleConfig;
 use drogher_machine::machine::Machine;
 use drogher_machine::record::{StateError, Tag, stable_parts};
@@ -44,24 +47,45 @@ fn moved(from: &Machine, to: &Machine) {
     for (old, new) in a.expect("records").iter().zip(b.expect("records")) {
         assert_eq!(old, &new, "what was loaded is what was saved");
     }
-    to.unpark_io();
+    to.unpark_io().expect("I/O goes on");
     to.start(vec![()]).expect("it goes on");
 }
 
 #[test]
 fn goes_on_where_it_stopped() {
-    if skipped() {
+    if skipped("goes_on_where_it_stopped") {
         return;
     }
-    let mut current = machine(&counting(), ConsoleConfig::None);
+    hop(10, |_| {});
+}
+
+/// On a KVM that has nothing of what is only used where it is there.
+#[test]
+fn goes_on_by_the_older_calls_too() {
+    if skipped("goes_on_by_the_older_calls_too") {
+        return;
+    }
+    hop(3, |caps| {
+        caps.sregs2 = false;
+        caps.xsave2_bytes = 0;
+        caps.vcpu_attributes = false;
+        caps.clock_flags = 0;
+        caps.exception_payload = false;
+        caps.triple_fault_event = false;
+        caps.pmu_off = false;
+    });
+}
+
+fn hop(hops: u32, limit: fn(&mut Caps)) {
+    let mut current = limited(&counting(), ConsoleConfig::None, limit);
     let failed = TestPort::new(|_| {});
     current.vm().claim_pio(PORT..PORT + 4, failed.clone()).expect("a free port");
     current.start(vec![()]).expect("it starts");
     let ram = Arc::clone(current.ram());
-    for hop in 0..10 {
+    for hop in 0..hops {
         let seen = peek(&ram, COUNTER);
         until("the guest to count", || peek(&ram, COUNTER) > seen.saturating_add(100));
-        let next = over(&ram, 1, ConsoleConfig::None);
+        let next = limited_over(&ram, 1, ConsoleConfig::None, limit);
         next.vm().claim_pio(PORT..PORT + 4, failed.clone()).expect("a free port");
         moved(&current, &next);
         assert_eq!(failed.writes(), [0u32; 0], "hop {hop}: EBX and RAM differ");
@@ -69,24 +93,57 @@ fn goes_on_where_it_stopped() {
     }
 }
 
-/// The guest reads a port that answers 1, 2, 3, ... and reports the first answer that is not the
-/// one before plus one. The stop is asked for while a read is being answered, so that the answer
-/// is pending when the vCPU leaves: it must be in the registers that move.
+/// The guest reads what answers 1, 2, 3, ... and reports the first answer that is not the one
+/// before plus one. The stop is asked for while a read is being answered, so that the answer is
+/// pending when the vCPU leaves: it must be in the registers that move.
+///
+/// Caught mutant: `pending-pio-not-completed`.
 #[test]
 fn a_pending_port_read_is_completed() {
-    if skipped() {
+    if skipped("a_pending_port_read_is_completed") {
         return;
     }
-    let code = [
+    // in eax, dx
+    let code = reading(&[0xED]);
+    stop_in_a_read(&code, |machine, port| {
+        machine.vm().claim_pio(PORT..PORT + 4, Arc::clone(port) as _).expect("a free port");
+    });
+}
+
+/// Where the test device answers MMIO, too.
+const MMIO: u32 = 0xD000_0000;
+
+/// Caught mutant: `pending-pio-not-completed`.
+#[test]
+fn a_pending_mmio_read_is_completed() {
+    if skipped("a_pending_mmio_read_is_completed") {
+        return;
+    }
+    // mov eax, [MMIO]
+    let code = reading(&[&[0xA1], &MMIO.to_le_bytes()[..]].concat());
+    stop_in_a_read(&code, |machine, port| {
+        let range = u64::from(MMIO)..u64::from(MMIO) + 4;
+        machine.vm().claim_pio(PORT..PORT + 4, Arc::clone(port) as _).expect("a free port");
+        machine.vm().claim_mmio(range, Arc::clone(port) as _).expect("a free range");
+    });
+}
+
+/// again: `read` to EAX; inc ebx; cmp eax, ebx; je again; out dx, eax; jmp here
+fn reading(read: &[u8]) -> Vec<u8> {
+    let back = 0xFB_u8.wrapping_sub(u8::try_from(read.len()).expect("short"));
+    [
         asm::mov_edx(PORT.into()),
         asm::mov_ebx(0),
-        // again: in eax, dx; inc ebx; cmp eax, ebx; je again; out dx, eax; jmp here
-        vec![0xED, 0x43, 0x39, 0xD8, 0x74, 0xFA],
+        read.to_vec(),
+        vec![0x43, 0x39, 0xD8, 0x74, back],
         asm::OUT_EAX.to_vec(),
         asm::SPIN.to_vec(),
     ]
-    .concat();
-    let source = Arc::new(machine(&code, ConsoleConfig::None));
+    .concat()
+}
+
+fn stop_in_a_read(code: &[u8], plug: impl Fn(&Machine, &Arc<TestPort>)) {
+    let source = Arc::new(machine(code, ConsoleConfig::None));
     // The read after which the source is stopped.
     const LAST: u32 = 50;
     let stopped: Arc<OnceLock<std::sync::Weak<Machine>>> = Arc::default();
@@ -99,11 +156,11 @@ fn a_pending_port_read_is_completed() {
         }
     });
     stopped.set(Arc::downgrade(&source)).expect("set once");
-    source.vm().claim_pio(PORT..PORT + 4, port.clone()).expect("a free port");
+    plug(&source, &port);
     source.start(vec![()]).expect("it starts");
     until("the access to stop in", || port.reads() == LAST);
     let destination = over(source.ram(), 1, ConsoleConfig::None);
-    destination.vm().claim_pio(PORT..PORT + 4, port.clone()).expect("a free port");
+    plug(&destination, &port);
     moved(&source, &destination);
     until("the guest to go on or to complain", || {
         port.reads() > LAST + 50 || !port.writes().is_empty()
@@ -113,7 +170,7 @@ fn a_pending_port_read_is_completed() {
 
 #[test]
 fn time_runs_on() {
-    if skipped() {
+    if skipped("time_runs_on") {
         return;
     }
     // rdtsc; mov [COUNTER + 8], eax; mov [COUNTER + 12], edx; inc ebx; mov [COUNTER], ebx; again
@@ -145,7 +202,7 @@ fn time_runs_on() {
 
 #[test]
 fn damaged_state_is_refused_by_name() {
-    if skipped() {
+    if skipped("damaged_state_is_refused_by_name") {
         return;
     }
     let guest = machine(asm::SPIN, ConsoleConfig::None);

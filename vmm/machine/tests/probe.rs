@@ -77,7 +77,7 @@ fn start(options: &Options, cpus: u8, line: &Line) -> Machine {
     let cmdline = options.to_string();
     let kernel = Kernel { name: "probe", elf: drogher_probe::ELF, cmdline: &cmdline, initrd: None };
     machine.load_kernel(&kernel).expect("the probe loads");
-    machine.unpark_io();
+    machine.unpark_io().expect("I/O goes on");
     machine.start(vec![(); cpus.into()]).expect("it starts");
     machine
 }
@@ -96,7 +96,7 @@ fn options(cpus: u8) -> Options {
 
 #[test]
 fn runs_and_takes_serial_input() {
-    if skipped() {
+    if skipped("runs_and_takes_serial_input") {
         return;
     }
     let mut line = Line::new();
@@ -112,7 +112,7 @@ fn runs_and_takes_serial_input() {
 
 #[test]
 fn moves_with_all_its_vcpus_and_goes_on_checked() {
-    if skipped() {
+    if skipped("moves_with_all_its_vcpus_and_goes_on_checked") {
         return;
     }
     for cpus in [1u8, 2] {
@@ -134,7 +134,7 @@ fn moves_with_all_its_vcpus_and_goes_on_checked() {
             let at = Instant::now();
             next.load_cpu_state(&state).expect("it is loaded");
             load += at.elapsed();
-            next.unpark_io();
+            next.unpark_io().expect("I/O goes on");
             next.start(vec![(); cpus.into()]).expect("it goes on");
             current = next;
         }
@@ -155,7 +155,7 @@ fn moves_with_all_its_vcpus_and_goes_on_checked() {
 
 #[test]
 fn pauses_and_resumes_under_load() {
-    if skipped() {
+    if skipped("pauses_and_resumes_under_load") {
         return;
     }
     let mut line = Line::new();

@@ -13,7 +13,7 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 #[test]
 fn prints_and_powers_off() {
-    if skipped() {
+    if skipped("prints_and_powers_off") {
         return;
     }
     let (mut console, config) = Console::pipe();
@@ -28,7 +28,7 @@ fn prints_and_powers_off() {
 
 #[test]
 fn reset_is_an_event() {
-    if skipped() {
+    if skipped("reset_is_an_event") {
         return;
     }
     let keyboard =
@@ -44,7 +44,7 @@ fn reset_is_an_event() {
 
 #[test]
 fn triple_fault_reports_registers() {
-    if skipped() {
+    if skipped("triple_fault_reports_registers") {
         return;
     }
     // lidt of a table of length 0 (the zeroes at 0x8000), then an undefined instruction.
@@ -62,7 +62,7 @@ fn triple_fault_reports_registers() {
 
 #[test]
 fn stops_while_spinning_halted_or_in_port_accesses() {
-    if skipped() {
+    if skipped("stops_while_spinning_halted_or_in_port_accesses") {
         return;
     }
     let ports = [asm::mov_edx(PORT.into()), asm::IN_EAX.to_vec(), vec![0xEB, 0xFD]].concat();
@@ -85,7 +85,7 @@ fn stops_while_spinning_halted_or_in_port_accesses() {
 
 #[test]
 fn a_hanging_register_access_is_an_error_not_a_hang() {
-    if skipped() {
+    if skipped("a_hanging_register_access_is_an_error_not_a_hang") {
         return;
     }
     let code = [asm::mov_edx(PORT.into()), asm::IN_EAX.to_vec(), asm::SPIN.to_vec()].concat();
@@ -109,7 +109,7 @@ fn a_hanging_register_access_is_an_error_not_a_hang() {
 
 #[test]
 fn unclaimed_reads_are_all_ones() {
-    if skipped() {
+    if skipped("unclaimed_reads_are_all_ones") {
         return;
     }
     // in eax, dx from a port that nobody has; mov ebx, [unclaimed MMIO]; both to the test port.
@@ -131,7 +131,7 @@ fn unclaimed_reads_are_all_ones() {
 
 #[test]
 fn a_string_instruction_hands_over_each_element() {
-    if skipped() {
+    if skipped("a_string_instruction_hands_over_each_element") {
         return;
     }
     // mov esi, BASE; mov ecx, 4; cld; rep outsw: the first four words of the code itself.
@@ -152,7 +152,7 @@ fn a_string_instruction_hands_over_each_element() {
 
 #[test]
 fn a_doorbell_rings_its_eventfd_until_unregistered() {
-    if skipped() {
+    if skipped("a_doorbell_rings_its_eventfd_until_unregistered") {
         return;
     }
     let at = DoorbellAt { address: 0xD000_0800, width: 4 };
@@ -184,7 +184,7 @@ fn a_doorbell_rings_its_eventfd_until_unregistered() {
 
 #[test]
 fn four_vcpus_stop_though_three_were_never_started_by_the_guest() {
-    if skipped() {
+    if skipped("four_vcpus_stop_though_three_were_never_started_by_the_guest") {
         return;
     }
     let machine = Machine::create(MachineConfig::new(16 << 20, 4)).expect("four vCPUs");
@@ -203,7 +203,7 @@ fn four_vcpus_stop_though_three_were_never_started_by_the_guest() {
 
 #[test]
 fn machines_leave_nothing_behind() {
-    if skipped() {
+    if skipped("machines_leave_nothing_behind") {
         return;
     }
     // In a process of its own: other tests make descriptors and threads at the same time.
@@ -219,7 +219,7 @@ fn machines_leave_nothing_behind() {
 /// The child of [`machines_leave_nothing_behind`]; by itself it checks one round only.
 #[test]
 fn leak_probe_child() {
-    if skipped() {
+    if skipped("leak_probe_child") {
         return;
     }
     let alone = std::env::var_os("DROGHER_LEAK_PROBE").is_some();

@@ -3,9 +3,9 @@
 
 mod load;
 pub mod ndma;
+mod skip;
 
 use std::collections::VecDeque;
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -20,6 +20,7 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
 
 use ndma::{Fault, Ndma};
+pub use skip::skipped;
 
 /// No test waits longer for anything: the machine that tests run on may be a busy one.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -53,15 +54,6 @@ struct Shared {
     input: Mutex<VecDeque<u8>>,
     events: Mutex<Sender<Event>>,
     stop: AtomicBool,
-}
-
-/// Says so and returns `true` where there is no KVM to test with.
-pub fn skipped(test: &str) -> bool {
-    let absent = !Path::new("/dev/kvm").exists();
-    if absent {
-        eprintln!("SKIPPED: no /dev/kvm: {test}");
-    }
-    absent
 }
 
 /// The signal does nothing but end KVM_RUN.

@@ -12,8 +12,8 @@ use crate::wiring::{MsiLine, MsiMessage, Wiring, WiringError};
 /// BAR of the MSI-X table and PBA; plugins have 0 to 3.
 pub const MSIX_BAR: u8 = 4;
 
-/// Addresses that the local APICs listen to (Intel SDM volume 3, section 11.11).
-const MSI_ADDRESSES: std::ops::Range<u64> = 0xfee0_0000..0xff00_0000;
+/// Addresses that the local APICs listen to: bits 31:20 are 0xfee (Intel SDM 3A, 11.11.1).
+const MSI_ADDRESSES: std::ops::Range<u64> = 0xfee0_0000..0xfef0_0000;
 
 /// Size of the MSI-X BAR: the table in the lower half, the PBA in the upper one.
 #[must_use]

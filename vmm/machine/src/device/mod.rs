@@ -13,8 +13,8 @@
 //!
 //! What the host owns, and so saves ([`DeviceSet::save`]): configuration spaces, BARs, MSI-X tables
 //! and pending bits, doorbells that the device has not seen. What the device owns goes through its own
-//! stream ([`DeviceSet::precopy_read`], [`DeviceSet::stop_copy_read`]). `PCI.md` in this crate has the
-//! formats and the order of things.
+//! stream ([`DeviceSet::precopy_read`], [`DeviceSet::stop_copy_read`]). `DESIGN.md` in this crate has
+//! the order of things, `state` and `stream` the formats.
 
 mod check;
 mod describe;
@@ -46,10 +46,12 @@ pub use spec::{DeviceSpec, SpecError};
 pub use state::PCI_STATE_VERSION;
 
 #[cfg(test)]
+pub(crate) mod fake;
+#[cfg(test)]
 mod move_test;
 #[cfg(test)]
 mod ndma_test;
 #[cfg(test)]
 mod set_test;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;

@@ -148,7 +148,7 @@ fn interrupts_follow_table_masks_and_control() {
 fn a_message_to_elsewhere_is_no_interrupt() {
     let rig = Rig::running();
     let table = rig.bar(1, 4);
-    for (low, high) in [(0x1000_u32, 0_u32), (0xfed0_0000, 0), (0xfee0_0000, 1)] {
+    for (low, high) in [(0x1000_u32, 0_u32), (0xfed0_0000, 0), (0xfef0_0000, 0), (0xfee0_0000, 1)] {
         rig.write32(table, low);
         rig.write32(table + 4, high);
         rig.fakes[0].irq(0);

@@ -1,22 +1,20 @@
-//! A machine without KVM, and a device that fails at will.
+//! A machine without KVM.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use drogher_iommu::{Domain, DomainConfig, Gpa, HeapMemory, Iova, Oa, Perm, Requester};
-use drogher_plugin_host::{
-    DeviceInfo, Doorbell, HostServices, PrecopyInfo, Read, Region, State, StateFormat,
-};
+use drogher_iommu::{Domain, DomainConfig, Gpa, HeapMemory, Oa, Perm};
 use vm_device::{DeviceMmio, DevicePio};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
-use super::endpoint::{Endpoint, PluginName, Shape};
-use super::error::{DeviceError, Fault};
+use super::error::DeviceError;
+pub use super::fake::{ALL, BELL, Can, Fake};
+use super::fake::{lock, makers};
 use super::life::Permit;
-use super::set::{DeviceSet, Maker};
+use super::set::DeviceSet;
 use crate::io_thread::{IoHandle, IoThread};
 use crate::memory::GuestRam;
 use crate::wiring::{DoorbellAt, MsiLine, MsiMessage, Wiring, WiringError};
@@ -25,10 +23,6 @@ use crate::wiring::{DoorbellAt, MsiLine, MsiMessage, Wiring, WiringError};
 pub const RAM: u64 = 4 << 20;
 /// Long enough for any thread to get its turn.
 pub const PATIENCE: Duration = Duration::from_secs(20);
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 /// Waits until `done` says so.
 pub fn wait(what: &str, mut done: impl FnMut() -> bool) {
@@ -218,232 +212,52 @@ impl Wiring for FakeWiring {
     }
 }
 
-/// What a fake device holds and was asked.
-struct Inner {
-    state: State,
-    ndma: bool,
-    broken: Option<String>,
-    memory: Vec<u8>,
-    /// What a pre-copy session has not sent yet.
-    unsent: bool,
-    loaded: Vec<u8>,
-    doorbells: Vec<u32>,
-    refuse: BTreeSet<&'static str>,
-}
+/// What a guest's driver does, without a guest.
+pub struct Driver<'a>(pub &'a DeviceSet);
 
-/// A device of 64 bytes of memory at offset 0 of its 4 KiB BAR 0, a doorbell at 0x800 and two
-/// vectors. In pre-copy it sends its memory once, after the stop once more: the last 64 bytes of a
-/// stream count. DMA and interrupts pass as the plugin host lets them.
-pub struct Fake {
-    shape: Shape,
-    requester: Requester,
-    services: Arc<dyn HostServices>,
-    inner: Mutex<Inner>,
-    /// Calls of all fakes of a set, in order: "1 RUNNING_P2P".
-    calls: Arc<Mutex<Vec<String>>>,
-    name: String,
-}
-
-pub const MEMORY: usize = 64;
-pub const BELL: u64 = 0x800;
-
-impl Fake {
-    fn inner(&self) -> MutexGuard<'_, Inner> {
-        lock(&self.inner)
+impl Driver<'_> {
+    pub fn config_read(&self, slot: u32, register: u32) -> u32 {
+        self.0.ports().write(0xcf8, &(0x8000_0000 | slot << 11 | register).to_le_bytes());
+        let mut data = [0; 4];
+        self.0.ports().read(0xcfc, &mut data);
+        u32::from_le_bytes(data)
     }
 
-    fn called(&self, what: &str) {
-        lock(&self.calls).push(format!("{} {what}", self.name));
+    pub fn config_write(&self, slot: u32, register: u32, value: u32) {
+        self.0.ports().write(0xcf8, &(0x8000_0000 | slot << 11 | register).to_le_bytes());
+        self.0.ports().write(0xcfc, &value.to_le_bytes());
     }
 
-    /// The device wants to write to guest memory; says whether it could.
-    pub fn dma(&self) -> bool {
-        self.requester.write(Iova(0x1000), b"dma!").is_ok()
+    /// Base of a BAR.
+    pub fn bar(&self, slot: u32, bar: u32) -> u64 {
+        u64::from(self.config_read(slot, 0x10 + 4 * bar) & !0xf)
     }
 
-    /// The device wants to interrupt, as a worker of a plugin does.
-    pub fn irq(&self, vector: u16) {
-        let open = {
-            let inner = self.inner();
-            inner.state.runs() && !inner.ndma
-        };
-        if open {
-            self.services.irq(vector);
+    pub fn read32(&self, address: u64) -> u32 {
+        let mut data = [0; 4];
+        self.0.mmio().read(address, &mut data);
+        u32::from_le_bytes(data)
+    }
+
+    pub fn write32(&self, address: u64, value: u32) {
+        self.0.mmio().write(address, &value.to_le_bytes());
+    }
+
+    /// Memory decoding and bus master on, MSI-X on, vector n = message 0x40 + n, unmasked.
+    pub fn drive(&self, slot: u32) {
+        self.config_write(slot, 4, 0x6);
+        self.config_write(slot, 0x40, 0x8000_0000);
+        let table = self.bar(slot, 4);
+        for vector in 0..2 {
+            self.write32(table + 16 * vector, 0xfee0_0000);
+            self.write32(table + 16 * vector + 8, 0x40 + vector as u32);
+            self.write32(table + 16 * vector + 12, 0);
         }
     }
 
-    /// From now on `what` ("RUNNING", "reset", "ndma", "write") is refused, until forgiven.
-    pub fn refuse(&self, what: &'static str) {
-        self.inner().refuse.insert(what);
-    }
-
-    pub fn forgive(&self) {
-        self.inner().refuse.clear();
-    }
-
-    /// The device goes to ERROR.
-    pub fn break_down(&self, why: &str) {
-        self.inner().broken = Some(why.into());
-        self.requester.revoke().expect("nothing in flight");
-    }
-
-    pub fn state(&self) -> State {
-        self.inner().state
-    }
-
-    pub fn in_ndma(&self) -> bool {
-        self.inner().ndma
-    }
-
-    /// Doorbells that it was told of.
-    pub fn rung(&self) -> Vec<u32> {
-        self.inner().doorbells.clone()
-    }
-
-    pub fn memory(&self) -> Vec<u8> {
-        self.inner().memory.clone()
-    }
-
-    fn allow(&self, what: &str) -> Result<MutexGuard<'_, Inner>, Fault> {
-        let inner = self.inner();
-        if let Some(why) = &inner.broken {
-            return Err(why.clone().into());
-        }
-        if inner.refuse.contains(what) {
-            return Err(format!("{what} refused").into());
-        }
-        Ok(inner)
-    }
-
-    fn gate(&self, inner: &Inner) {
-        if inner.state.runs() && !inner.ndma {
-            self.requester.restore();
-        } else {
-            self.requester.revoke().expect("nothing in flight");
-        }
-    }
-}
-
-impl Endpoint for Fake {
-    fn shape(&self) -> &Shape {
-        &self.shape
-    }
-
-    fn region_read(&self, _region: u32, offset: u64, data: &mut [u8]) -> Result<(), Fault> {
-        let inner = self.allow("read")?;
-        let offset = usize::try_from(offset)?;
-        let from = inner.memory.get(offset..offset + data.len()).ok_or("no register")?;
-        data.copy_from_slice(from);
-        Ok(())
-    }
-
-    fn region_write(&self, _region: u32, offset: u64, data: &[u8]) -> Result<(), Fault> {
-        let mut inner = self.allow("write")?;
-        let offset = usize::try_from(offset)?;
-        let to = inner.memory.get_mut(offset..offset + data.len()).ok_or("no register")?;
-        to.copy_from_slice(data);
-        inner.unsent = true;
-        Ok(())
-    }
-
-    fn config_read(&self, _offset: u32, _data: &mut [u8]) -> Result<(), Fault> {
-        Err("no area".into())
-    }
-
-    fn config_write(&self, _offset: u32, _data: &[u8]) -> Result<(), Fault> {
-        Err("no area".into())
-    }
-
-    fn doorbell(&self, index: u32) -> Result<(), Fault> {
-        self.allow("doorbell")?.doorbells.push(index);
-        Ok(())
-    }
-
-    fn reset(&self) -> Result<(), Fault> {
-        self.called("reset");
-        let mut inner = self.inner();
-        if inner.refuse.contains("reset") {
-            inner.broken = Some("reset failed".into());
-            return Err("reset failed".into());
-        }
-        inner.broken = None;
-        inner.memory.fill(0);
-        inner.loaded.clear();
-        inner.doorbells.clear();
-        inner.ndma = false;
-        inner.state = State::Stop;
-        self.gate(&inner);
-        Ok(())
-    }
-
-    fn failed(&self) -> Option<String> {
-        self.inner().broken.clone()
-    }
-
-    fn state(&self) -> State {
-        let inner = self.inner();
-        if inner.broken.is_some() { State::Error } else { inner.state }
-    }
-
-    fn go(&self, state: State) -> Result<(), Fault> {
-        self.called(state.name());
-        let mut inner = self.allow(state.name())?;
-        let from = inner.state;
-        match (from, state) {
-            (State::Resuming, State::Stop) => {
-                let len = inner.loaded.len();
-                let last = len.checked_sub(MEMORY).ok_or("state too short")?;
-                inner.memory = inner.loaded.split_off(last);
-            }
-            (State::Resuming | State::StopCopy, to) if to != from && to != State::Stop => {
-                return Err(format!("no way from {from} to {to}").into());
-            }
-            (_, State::Resuming) => inner.loaded.clear(),
-            _ => {}
-        }
-        let fresh = state.saves() && !from.saves();
-        inner.unsent |= fresh || (state == State::StopCopy && from != state);
-        inner.state = state;
-        self.gate(&inner);
-        Ok(())
-    }
-
-    fn set_ndma(&self, on: bool) -> Result<(), Fault> {
-        self.called(if on { "NDMA" } else { "no NDMA" });
-        let mut inner = self.allow("ndma")?;
-        inner.ndma = on;
-        self.gate(&inner);
-        Ok(())
-    }
-
-    fn precopy_info(&self) -> Result<PrecopyInfo, Fault> {
-        let inner = self.allow("info")?;
-        let dirty_bytes = if inner.unsent { MEMORY as u64 } else { 0 };
-        Ok(PrecopyInfo { initial_bytes: 0, dirty_bytes })
-    }
-
-    fn stop_copy_bytes(&self) -> Result<u64, Fault> {
-        self.allow("size").map(|_| MEMORY as u64)
-    }
-
-    fn read_state(&self, buf: &mut [u8]) -> Result<Read, Fault> {
-        let mut inner = self.allow("state")?;
-        if !std::mem::take(&mut inner.unsent) {
-            let stopped = inner.state == State::StopCopy;
-            return Ok(if stopped { Read::End } else { Read::NoMoreNow });
-        }
-        let room = buf.get_mut(..MEMORY).ok_or("too little room")?;
-        room.copy_from_slice(&inner.memory);
-        Ok(Read::Bytes(MEMORY))
-    }
-
-    fn write_state(&self, data: &[u8]) -> Result<(), Fault> {
-        self.allow("load")?.loaded.extend_from_slice(data);
-        Ok(())
-    }
-
-    fn params(&self) -> Result<Vec<(String, String)>, Fault> {
-        Ok(vec![("colour".into(), "blue".into())])
+    /// Masks or unmasks a vector.
+    pub fn mask(&self, slot: u32, vector: u64, masked: bool) {
+        self.write32(self.bar(slot, 4) + 16 * vector + 12, masked.into());
     }
 }
 
@@ -456,17 +270,6 @@ pub struct Rig {
     pub calls: Arc<Mutex<Vec<String>>>,
 }
 
-/// What a fake can do besides running.
-#[derive(Clone, Copy)]
-pub struct Can {
-    pub migrate: bool,
-    pub pre_copy: bool,
-    pub p2p: bool,
-    pub ndma: bool,
-}
-
-pub const ALL: Can = Can { migrate: true, pre_copy: true, p2p: true, ndma: true };
-
 fn domain() -> (Arc<HeapMemory>, Domain) {
     let memory = Arc::new(HeapMemory::new(RAM));
     let as_memory = Arc::clone(&memory) as _;
@@ -475,79 +278,16 @@ fn domain() -> (Arc<HeapMemory>, Domain) {
     (memory, domain)
 }
 
-fn shape(can: Can) -> Shape {
-    Shape {
-        plugin: PluginName {
-            id: "test.fake".into(),
-            version: "1.0".into(),
-            abi_major: 1,
-            abi_minor: 0,
-        },
-        info: DeviceInfo {
-            vendor_id: 0xd70e,
-            device_id: 0x7e57,
-            subsystem_vendor_id: 0,
-            subsystem_id: 0,
-            class_code: 0xff_0000,
-            revision: 1,
-            regions: vec![Region {
-                index: 0,
-                length: 0x1000,
-                io: false,
-                wide: false,
-                prefetch: false,
-            }],
-            vectors: 2,
-            doorbells: vec![Doorbell { region: 0, offset: BELL, width: 4 }],
-            config: None,
-        },
-        migration: can.migrate.then_some(StateFormat {
-            version: 2,
-            min_reader: 2,
-            oldest_read: 1,
-            p2p: can.p2p,
-            pre_copy: can.pre_copy,
-        }),
-        ndma: can.ndma,
-    }
-}
-
 impl Rig {
     pub fn new(devices: &[Can]) -> Self {
         let wiring = FakeWiring::new();
         let (memory, domain) = domain();
         let calls = Arc::new(Mutex::new(Vec::new()));
-        let fakes = Mutex::new(Vec::new());
-        let (made, log) = (&fakes, &calls);
-        let maker = |(number, can): (usize, &Can)| -> Maker<'_> {
-            let (shape, calls) = (shape(*can), Arc::clone(log));
-            Box::new(move |_, requester, services| {
-                requester.revoke().expect("nothing in flight");
-                let fake = Arc::new(Fake {
-                    shape,
-                    requester,
-                    services,
-                    inner: Mutex::new(Inner {
-                        state: State::Stop,
-                        ndma: false,
-                        broken: None,
-                        memory: vec![0; MEMORY],
-                        unsent: false,
-                        loaded: Vec::new(),
-                        doorbells: Vec::new(),
-                        refuse: BTreeSet::new(),
-                    }),
-                    calls,
-                    name: (number + 1).to_string(),
-                });
-                lock(made).push(Arc::clone(&fake));
-                Ok::<Arc<dyn Endpoint>, DeviceError>(fake)
-            })
-        };
-        let makers = devices.iter().enumerate().map(maker).collect();
+        let fakes = Arc::default();
+        let makers = makers(devices, &fakes, &calls);
         let as_wiring: Arc<dyn Wiring> = Arc::clone(&wiring) as _;
         let set = DeviceSet::with_makers(makers, &domain, &as_wiring).expect("good devices");
-        let fakes = fakes.into_inner().expect("no panic");
+        let fakes = std::mem::take(&mut *lock(&fakes));
         Self { set, fakes, wiring, memory, calls }
     }
 
@@ -582,48 +322,36 @@ impl Rig {
         std::mem::take(&mut *lock(&self.calls))
     }
 
+    fn driver(&self) -> Driver<'_> {
+        Driver(&self.set)
+    }
+
     pub fn config_read(&self, slot: u32, register: u32) -> u32 {
-        self.set.ports().write(0xcf8, &(0x8000_0000 | slot << 11 | register).to_le_bytes());
-        let mut data = [0; 4];
-        self.set.ports().read(0xcfc, &mut data);
-        u32::from_le_bytes(data)
+        self.driver().config_read(slot, register)
     }
 
     pub fn config_write(&self, slot: u32, register: u32, value: u32) {
-        self.set.ports().write(0xcf8, &(0x8000_0000 | slot << 11 | register).to_le_bytes());
-        self.set.ports().write(0xcfc, &value.to_le_bytes());
+        self.driver().config_write(slot, register, value);
     }
 
-    /// Base of a BAR.
     pub fn bar(&self, slot: u32, bar: u32) -> u64 {
-        u64::from(self.config_read(slot, 0x10 + 4 * bar) & !0xf)
+        self.driver().bar(slot, bar)
     }
 
     pub fn read32(&self, address: u64) -> u32 {
-        let mut data = [0; 4];
-        self.set.mmio().read(address, &mut data);
-        u32::from_le_bytes(data)
+        self.driver().read32(address)
     }
 
     pub fn write32(&self, address: u64, value: u32) {
-        self.set.mmio().write(address, &value.to_le_bytes());
+        self.driver().write32(address, value);
     }
 
-    /// Memory decoding and bus master on, MSI-X on, vector n = message 0x40 + n, unmasked.
     pub fn drive(&self, slot: u32) {
-        self.config_write(slot, 4, 0x6);
-        self.config_write(slot, 0x40, 0x8000_0000);
-        let table = self.bar(slot, 4);
-        for vector in 0..2 {
-            self.write32(table + 16 * vector, 0xfee0_0000);
-            self.write32(table + 16 * vector + 8, 0x40 + vector as u32);
-            self.write32(table + 16 * vector + 12, 0);
-        }
+        self.driver().drive(slot);
     }
 
-    /// Masks or unmasks a vector.
     pub fn mask(&self, slot: u32, vector: u64, masked: bool) {
-        self.write32(self.bar(slot, 4) + 16 * vector + 12, masked.into());
+        self.driver().mask(slot, vector, masked);
     }
 
     /// The source's part of a switchover, up to where state is read. The vCPUs stand.

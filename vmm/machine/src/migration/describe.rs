@@ -9,6 +9,7 @@ use super::error::HostError;
 use super::guest::Guest;
 use crate::device::{self, DeviceSpec};
 use crate::machine::{MAX_CPUS, Machine, MachineConfig};
+use crate::memory::{self, RamRange};
 use crate::record;
 
 /// RAM of the machine that a destination makes to see what it could offer; never used.
@@ -26,9 +27,12 @@ pub struct Expectations {
 }
 
 /// RAM as the configuration block has it.
-pub(super) fn memory(machine: &Machine) -> Vec<MemoryRegion> {
-    let ranges = machine.ram().ranges().iter();
-    ranges.map(|range| MemoryRegion { gpa: range.gpa.0, bytes: range.len }).collect()
+pub(super) fn regions(machine: &Machine) -> Vec<MemoryRegion> {
+    machine.ram().ranges().iter().map(region).collect()
+}
+
+fn region(range: &RamRange) -> MemoryRegion {
+    MemoryRegion { gpa: range.gpa.0, bytes: range.len }
 }
 
 fn cpuid(machine: &Machine) -> Result<Vec<CpuidLeaf>, HostError> {
@@ -51,7 +55,7 @@ pub(super) fn config(guest: &Guest) -> Result<ConfigBlock, HostError> {
         lease: LeaseIdentity { path: guest.lease_path().to_owned(), device: 0, inode: 0 },
         epoch: 0,
         page_size: 4096,
-        memory: memory(machine),
+        memory: regions(machine),
         cpus: machine.cpus().into(),
         tsc_khz: machine.model().tsc_khz(),
         cpuid: cpuid(machine)?,
@@ -69,6 +73,7 @@ pub(super) fn blockers(
     plugin_dirs: &[PathBuf],
 ) -> Vec<Blocker> {
     let mut found = unexpected(config, expected);
+    found.extend(memory_blocker(config));
     if config.cpus > u32::from(MAX_CPUS) {
         let reason = format!("{} vCPUs; at most {MAX_CPUS} are possible here", config.cpus);
         found.push(Blocker::new(BlockerCode::Cpu, reason, "use fewer vCPUs"));
@@ -94,6 +99,36 @@ pub(super) fn blockers(
     found
 }
 
+/// What stands against RAM as `config` has it: another layout, or too much of it.
+fn memory_blocker(config: &ConfigBlock) -> Option<Blocker> {
+    let say = |reason, hint| Some(Blocker::new(BlockerCode::Memory, reason, hint));
+    let bytes = bytes_of(config);
+    let here: Vec<_> = memory::split(bytes).iter().map(region).collect();
+    if memory::check_size(bytes).is_err() || here != config.memory {
+        let reason = format!("{bytes} bytes of RAM are laid out as this build does not have them");
+        return say(reason, "use the same release of drogher on both sides");
+    }
+    // The peer's word alone must not make the kernel look for processes to kill.
+    let free = available_bytes()?;
+    if bytes > free {
+        let reason = format!("{} MiB of RAM; {} MiB are free here", bytes >> 20, free >> 20);
+        return say(reason, "free memory on this host");
+    }
+    None
+}
+
+/// Bytes of RAM, all regions together.
+pub(super) fn bytes_of(config: &ConfigBlock) -> u64 {
+    config.total_pages().saturating_mul(4096)
+}
+
+/// Memory that the kernel can give away, if it says so.
+fn available_bytes() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
+}
+
 /// What is otherwise than the user of this side expects.
 fn unexpected(config: &ConfigBlock, expected: &Expectations) -> Vec<Blocker> {
     let mut found = Vec::new();
@@ -101,7 +136,7 @@ fn unexpected(config: &ConfigBlock, expected: &Expectations) -> Vec<Blocker> {
         let hint = "start both sides with the same settings";
         found.push(Blocker::new(code, reason, hint));
     };
-    let bytes: u64 = config.memory.iter().map(|region| region.bytes).sum();
+    let bytes = bytes_of(config);
     if let Some(ours) = expected.memory_bytes.filter(|&ours| ours != bytes) {
         let (theirs, ours) = (bytes >> 20, ours >> 20);
         say(BlockerCode::Memory, format!("the guest has {theirs} MiB of RAM, not {ours} MiB"));
@@ -131,11 +166,9 @@ fn unexpected(config: &ConfigBlock, expected: &Expectations) -> Vec<Blocker> {
 fn other_host(config: &ConfigBlock, trial: &Machine) -> Vec<Blocker> {
     let mut found = Vec::new();
     let khz = trial.model().tsc_khz();
-    if config.tsc_khz != khz && !trial.vm().caps().tsc_control {
-        let reason = format!(
-            "the guest's TSC runs at {} kHz, this host's at {khz} kHz, and its KVM cannot scale",
-            config.tsc_khz
-        );
+    if config.tsc_khz != khz {
+        let reason =
+            format!("the guest's TSC runs at {} kHz, this host's at {khz} kHz", config.tsc_khz);
         found.push(Blocker::new(BlockerCode::Tsc, reason, "use a host of the same frequency"));
     }
     let cpus = u8::try_from(config.cpus).unwrap_or(MAX_CPUS);

@@ -67,3 +67,28 @@ fn every_difference_is_named_at_once() {
         assert!(text.contains(word), "{word}: {text}");
     }
 }
+
+#[test]
+fn ram_that_cannot_be_here_is_a_blocker_before_it_is_made() {
+    assert_eq!(memory_blocker(&config()).map(|blocker| blocker.reason), None);
+    let with = |memory: &[(u64, u64)]| {
+        let memory = memory.iter().map(|&(gpa, bytes)| MemoryRegion { gpa, bytes }).collect();
+        memory_blocker(&ConfigBlock { memory, ..config() }).map(|blocker| blocker.reason)
+    };
+    let gib = 1 << 30;
+    for odd in [
+        &[][..],
+        &[(0, 64 << 10)],
+        &[(1 << 20, 64 << 20)],
+        &[(0, gib), (2 * gib, gib)],
+        &[(0, 4 * gib)],
+        &[(0, !4095)],
+        &[(0, 2 << 40)],
+    ] {
+        let reason = with(odd).expect("another layout");
+        assert!(reason.contains("laid out"), "{odd:x?}: {reason}");
+    }
+    let most = available_bytes().expect("Linux says") & !(gib - 1);
+    let reason = with(&[(0, 3 * gib), (4 * gib, most)]).expect("more than there is");
+    assert!(reason.contains("are free here"), "{reason}");
+}

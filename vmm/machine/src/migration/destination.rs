@@ -55,9 +55,8 @@ impl DestinationGuest {
     /// Builds the machine that `config` describes.
     fn build(&mut self, config: &ConfigBlock) -> Result<Arc<Guest>, HostError> {
         let setup = self.setup.take().ok_or(HostError::NotBuilt)?;
-        let memory_bytes = config.memory.iter().map(|region| region.bytes).sum();
         let machine = Machine::create(MachineConfig {
-            memory_bytes,
+            memory_bytes: describe::bytes_of(config),
             cpus: u8::try_from(config.cpus).map_err(|_| HostError::Cpus(config.cpus))?,
             devices: Devices::Arriving(config.devices.clone()),
             ram: None,
@@ -89,7 +88,7 @@ impl DestinationHost for DestinationGuest {
 
     fn prepare(&mut self, config: &ConfigBlock) -> Result<(), HostError> {
         let guest = self.build(config)?;
-        if describe::memory(guest.machine()) != config.memory {
+        if describe::regions(guest.machine()) != config.memory {
             return Err(HostError::Layout);
         }
         guest.machine().devices().begin_resume()?;
@@ -154,3 +153,7 @@ impl DestinationHost for DestinationGuest {
         Ok(self.built()?.start(permits, paused)?)
     }
 }
+
+#[cfg(test)]
+#[path = "switch_test.rs"]
+mod tests;

@@ -166,7 +166,7 @@ impl Guest {
     pub fn start(&self, permits: &Permits, paused: bool) -> Result<(), GuestError> {
         let mut run = self.lock();
         run.permits = Some(permits.clone());
-        self.machine.unpark_io();
+        self.machine.unpark_io()?;
         let down = self.machine.devices().run(&mut |_| Ok(Box::new(permits.borrow()?)));
         // A device that does not come up is named in the log and costs itself, not the guest.
         down.map_err(GuestError::Devices)?;

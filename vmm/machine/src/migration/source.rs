@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use drogher_iommu::Oa;
-use drogher_iommu_types::{DirtyBitmap, Gpa};
+use drogher_iommu_types::{DirtyBitmap, Gpa, mutant};
 use drogher_migrate::{
     ConfigBlock, DevicePending, DeviceRead, Harvest, Paused, Permits, SourceHost, StateDigest,
 };
@@ -130,6 +130,9 @@ impl SourceHost for SourceGuest {
 
     fn stop(&mut self) -> Result<(), HostError> {
         let machine = self.guest.machine();
+        if mutant!("vcpu-state-before-last-device") {
+            machine.save_cpu_state(&mut self.cpu_state)?;
+        }
         machine.devices().to_stop()?;
         machine.park_io(IO_DEADLINE)?;
         machine.devices().drain_doorbells();
@@ -142,7 +145,10 @@ impl SourceHost for SourceGuest {
 
     fn machine_state(&mut self, out: &mut Vec<u8>) -> Result<(), HostError> {
         let machine = self.guest.machine();
-        machine.save_cpu_state(&mut self.cpu_state)?;
+        // Not earlier: until the last device stands and the irqfds are off, interrupts arrive.
+        if !mutant!("vcpu-state-before-last-device") {
+            machine.save_cpu_state(&mut self.cpu_state)?;
+        }
         put(out, &self.cpu_state);
         put(out, &machine.devices().save());
         Ok(())

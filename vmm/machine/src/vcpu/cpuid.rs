@@ -18,11 +18,19 @@ const APIC_BUS_KHZ: u32 = 1_000_000;
 
 // Leaf 1, ECX.
 const VMX: u32 = 1 << 5;
+const PDCM: u32 = 1 << 15;
 const X2APIC: u32 = 1 << 21;
 const TSC_DEADLINE: u32 = 1 << 24;
 const UNDER_HYPERVISOR: u32 = 1 << 31;
 // Leaf 1, EDX.
+const MCE: u32 = 1 << 7;
+const MCA: u32 = 1 << 14;
 const HTT: u32 = 1 << 28;
+// Leaf 7/0: EBX, EBX, ECX, ECX.
+const SGX: u32 = 1 << 2;
+const INTEL_PT: u32 = 1 << 25;
+const SHADOW_STACK: u32 = 1 << 7;
+const SGX_LAUNCH: u32 = 1 << 30;
 // Leaf 0x8000_0001, ECX.
 const SVM: u32 = 1 << 2;
 const PERF_CORE: u32 = 1 << 23;
@@ -80,25 +88,6 @@ impl CpuModel {
         self.tsc_khz
     }
 
-    /// A number that two hosts share if and only if (but for chance) they offer the same CPU.
-    /// The frequency is not part of it.
-    #[must_use]
-    pub fn fingerprint(&self) -> u64 {
-        // FNV-1a, 64 bits.
-        let mut hash = 0xCBF2_9CE4_8422_2325_u64;
-        for e in &self.entries {
-            // Leaf 0xD says in EBX what is enabled at the moment; leaf 1's EBX has the APIC id.
-            let ebx = if matches!(e.function, 1 | 0xD) { 0 } else { e.ebx };
-            let values = if e.function == TIMING { [0; 3] } else { [e.eax, e.ecx, e.edx] };
-            for word in [e.function, e.index, e.flags, ebx].into_iter().chain(values) {
-                for byte in word.to_le_bytes() {
-                    hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01B3);
-                }
-            }
-        }
-        hash
-    }
-
     /// The table of vCPU `id` of `count`: all cores of one socket, one thread each.
     ///
     /// # Errors
@@ -119,13 +108,21 @@ impl CpuModel {
 fn adjust(e: &mut kvm_cpuid_entry2, caps: &Caps) {
     match e.function {
         1 => {
-            // Nested guests have state that is not saved here.
-            e.ecx &= !VMX;
+            // Nested guests have state that is not saved here; banks of machine checks, too; and
+            // PEBS, which comes with PDCM, writes where no log sees it.
+            e.ecx &= !(VMX | PDCM);
+            e.edx &= !(MCE | MCA);
             e.ecx |= UNDER_HYPERVISOR | X2APIC;
             e.ecx = if caps.tsc_deadline { e.ecx | TSC_DEADLINE } else { e.ecx & !TSC_DEADLINE };
         }
-        // Performance counters: what they count does not move.
-        0xA => (e.eax, e.ebx, e.ecx, e.edx) = (0, 0, 0, 0),
+        // Enclaves cannot be moved, a processor trace is written where no log sees it, and the
+        // shadow stack pointer is no MSR.
+        7 if e.index == 0 => {
+            e.ebx &= !(SGX | INTEL_PT);
+            e.ecx &= !(SHADOW_STACK | SGX_LAUNCH);
+        }
+        // Performance counters, whose counts do not move; enclaves; processor trace; last branches.
+        0xA | 0x12 | 0x14 | 0x1C => (e.eax, e.ebx, e.ecx, e.edx) = (0, 0, 0, 0),
         0x8000_0001 => e.ecx &= !(SVM | PERF_CORE),
         0x8000_000A | 0x8000_0022 => (e.eax, e.ebx, e.ecx, e.edx) = (0, 0, 0, 0),
         HYPERVISOR => e.eax = e.eax.max(TIMING),

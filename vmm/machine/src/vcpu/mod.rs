@@ -109,7 +109,7 @@ impl Vcpu {
         setup::reset_state(&fd).map_err(create)?;
         let msrs = MsrList::probe(vm.kvm(), &fd).map_err(create)?;
         let tsc_offset = vm.caps().vcpu_attributes && tsc::has_offset(&fd);
-        let xsave = state::xsave_buffer(vm.caps().xsave_bytes).map_err(create)?;
+        let xsave = state::xsave_buffer(vm.caps().xsave2_bytes).map_err(create)?;
         kick::install().map_err(io("install the kick signal"))?;
         let shared = Arc::new(Shared {
             id,

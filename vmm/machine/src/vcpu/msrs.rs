@@ -13,18 +13,40 @@ pub const TSC_DEADLINE: u32 = 0x6E0;
 /// once. It is a request, not state, and would change RAM that has been moved already.
 const WALL_CLOCK: [u32; 2] = [0x11, 0x4B56_4D00];
 
-/// The MSRs that this KVM lists, gives and takes, with a buffer for all of them.
+/// Hyper-V's interface, which no guest of ours is offered: KVM lists its MSRs all the same, clocks
+/// among them (HV_X64_MSR_VP_RUNTIME, HV_X64_MSR_TIME_REF_COUNT).
+const HYPER_V: std::ops::Range<u32> = 0x4000_0000..0x4000_0200;
+/// MSRs that go on while a vCPU stands.
+pub const CLOCKS: [u32; 2] = [TSC, TSC_DEADLINE];
+
+/// State that KVM keeps and does not list (Intel SDM 3A, 12.11, and volume 4): the MTRRs (eight
+/// variable ranges of two, the fixed ranges, the default type), and IA32_DEBUGCTL.
+const UNLISTED: [u32; 29] = [
+    0x1D9, //
+    0x200, 0x201, 0x202, 0x203, 0x204, 0x205, 0x206, 0x207, //
+    0x208, 0x209, 0x20A, 0x20B, 0x20C, 0x20D, 0x20E, 0x20F, //
+    0x250, 0x258, 0x259, 0x268, 0x269, 0x26A, 0x26B, 0x26C, 0x26D, 0x26E, 0x26F, //
+    0x2FF,
+];
+
+/// Why MSRs could not be moved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum MsrError {
+    /// KVM refused one, or it is none that this host moves.
+    #[error("MSR {0:#x} cannot be moved on this host")]
+    Refused(u32),
+    /// The saved state has one twice.
+    #[error("The saved state has MSR {0:#x} twice")]
+    Twice(u32),
+    /// The saved state lacks one.
+    #[error("The saved state lacks MSR {0:#x}: use the same kernel on both sides")]
+    Missing(u32),
+}
+
+/// The MSRs that this KVM gives and takes, with a buffer for all of them.
 #[derive(Debug)]
 pub struct MsrList {
     buffer: Msrs,
-    indices: Vec<u32>,
-}
-
-/// How far a call over all MSRs came.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct MsrRefused {
-    /// The first MSR that KVM refused.
-    pub index: u32,
 }
 
 fn buffer(entries: &[kvm_msr_entry]) -> Result<Msrs, VmError> {
@@ -42,72 +64,78 @@ impl MsrList {
     /// KVM has no list.
     pub fn probe(kvm: &Kvm, fd: &VcpuFd) -> Result<Self, VmError> {
         let listed = kvm.get_msr_index_list().map_err(refused("list its MSRs"))?;
-        let mut indices = Vec::new();
-        for &index in listed.as_slice() {
-            if index == TSC || WALL_CLOCK.contains(&index) {
+        let mut entries: Vec<kvm_msr_entry> = Vec::new();
+        for &index in listed.as_slice().iter().chain(&UNLISTED) {
+            let known = entries.iter().any(|entry| entry.index == index);
+            let asked_for = WALL_CLOCK.contains(&index) || HYPER_V.contains(&index);
+            if known || index == TSC || asked_for {
                 continue;
             }
-            let mut one = buffer(&[kvm_msr_entry { index, ..Default::default() }])?;
-            let moves =
-                matches!(fd.get_msrs(&mut one), Ok(1)) && matches!(fd.set_msrs(&one), Ok(1));
-            if moves {
-                indices.push(index);
+            if get_one(fd, index).is_some_and(|data| set_one(fd, index, data)) {
+                entries.push(kvm_msr_entry { index, ..Default::default() });
             } else {
-                tracing::debug!("KVM lists MSR {index:#x} but does not let it be moved");
+                tracing::debug!("KVM does not let MSR {index:#x} be moved");
             }
         }
-        let entries: Vec<_> =
-            indices.iter().map(|&index| kvm_msr_entry { index, ..Default::default() }).collect();
-        Ok(Self { buffer: buffer(&entries)?, indices })
+        Ok(Self { buffer: buffer(&entries)? })
     }
 
-    /// The MSRs that are moved, without the TSC.
+    fn index(&self, at: usize) -> Option<u32> {
+        self.buffer.as_slice().get(at).map(|entry| entry.index)
+    }
+
+    /// How many MSRs are moved, without the TSC.
     #[must_use]
-    pub fn indices(&self) -> &[u32] {
-        &self.indices
+    pub fn count(&self) -> usize {
+        self.buffer.as_slice().len()
     }
 
     /// Reads all.
     ///
     /// # Errors
     /// The one that KVM refused.
-    pub fn get(&mut self, fd: &VcpuFd) -> Result<&[kvm_msr_entry], MsrRefused> {
+    pub fn get(&mut self, fd: &VcpuFd) -> Result<&[kvm_msr_entry], MsrError> {
         let done = fd.get_msrs(&mut self.buffer).unwrap_or(0);
-        match self.indices.get(done) {
+        match self.index(done) {
             None => Ok(self.buffer.as_slice()),
-            Some(&index) => Err(MsrRefused { index }),
+            Some(index) => Err(MsrError::Refused(index)),
         }
     }
 
-    /// Writes `entries`, which must be of [`indices`](Self::indices), but for
-    /// [`TSC_DEADLINE`]; its value is returned instead.
+    /// True if `entries` are exactly the MSRs that are moved here, in any order.
     ///
     /// # Errors
-    /// One that is not in the list, or that KVM refused.
-    pub fn set(
-        &mut self,
-        fd: &VcpuFd,
-        entries: &[kvm_msr_entry],
-    ) -> Result<Option<u64>, MsrRefused> {
-        let mut deadline = None;
-        // The buffer keeps its length. MSRs that do not come keep the value they have now.
-        let mut known = fd.get_msrs(&mut self.buffer).unwrap_or(0);
-        if let Some(&index) = self.indices.get(known) {
-            return Err(MsrRefused { index });
-        }
-        for entry in entries {
-            let slot = self.buffer.as_mut_slice().iter_mut().find(|s| s.index == entry.index);
-            let slot = slot.ok_or(MsrRefused { index: entry.index })?;
-            if entry.index == TSC_DEADLINE {
-                deadline = Some(entry.data);
-            } else {
-                slot.data = entry.data;
+    /// The first that is not one of them, comes twice, or does not come.
+    pub fn check(&self, entries: &[kvm_msr_entry]) -> Result<(), MsrError> {
+        let mut seen = vec![false; self.count()];
+        for &kvm_msr_entry { index, .. } in entries {
+            let at = self.buffer.as_slice().iter().position(|entry| entry.index == index);
+            let slot = at.and_then(|at| seen.get_mut(at)).ok_or(MsrError::Refused(index))?;
+            if std::mem::replace(slot, true) {
+                return Err(MsrError::Twice(index));
             }
         }
-        known = fd.set_msrs(&self.buffer).unwrap_or(0);
-        match self.indices.get(known) {
+        let missing = seen.iter().position(|seen| !seen).and_then(|at| self.index(at));
+        missing.map_or(Ok(()), |index| Err(MsrError::Missing(index)))
+    }
+
+    /// Writes what passed [`check`](Self::check), but for [`TSC_DEADLINE`]: its value is returned
+    /// instead, if it is among them, and 0 is written.
+    ///
+    /// # Errors
+    /// The one that KVM refused.
+    pub fn set(&mut self, fd: &VcpuFd, entries: &[kvm_msr_entry]) -> Result<Option<u64>, MsrError> {
+        let mut deadline = None;
+        for (slot, entry) in self.buffer.as_mut_slice().iter_mut().zip(entries) {
+            *slot = *entry;
+            if entry.index == TSC_DEADLINE {
+                deadline = Some(std::mem::take(&mut slot.data));
+            }
+        }
+        let done = fd.set_msrs(&self.buffer).unwrap_or(0);
+        match self.index(done) {
             None => Ok(deadline),
-            Some(&index) => Err(MsrRefused { index }),
+            Some(index) => Err(MsrError::Refused(index)),
         }
     }
 }

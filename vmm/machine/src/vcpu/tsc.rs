@@ -1,6 +1,7 @@
 //! The guest's TSC runs on through a move.
 //!
-//! Where KVM has KVM_VCPU_TSC_OFFSET, the offset to the host's TSC is the state: on the same host
+//! A TSC of another frequency is refused, beforehand by the configuration block and once more
+//! here: a guest knows the frequency from its start on. Where KVM has KVM_VCPU_TSC_OFFSET, the offset to the host's TSC is the state: on the same host
 //! it is carried as it is, on another one it is computed from the clocks of both (KVM's
 //! documentation of that attribute has the formula). Else IA32_TSC is written, moved on by the
 //! ticks that have passed.
@@ -10,10 +11,10 @@ use kvm_ioctls::VcpuFd;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use super::Inner;
-use super::msrs;
+use super::msrs::{self, MsrError};
 use crate::clock::Passage;
 use crate::ioctls;
-use crate::record::StateError;
+use crate::record::{StateError, Tag};
 
 /// The TSC of one vCPU at the save.
 #[repr(C)]
@@ -51,7 +52,7 @@ pub(crate) fn save(inner: &Inner) -> Result<TscState, StateError> {
         0
     };
     let host = host_tsc();
-    let value = msrs::get_one(&inner.fd, msrs::TSC).ok_or(StateError::Msr { index: msrs::TSC })?;
+    let value = msrs::get_one(&inner.fd, msrs::TSC).ok_or(MsrError::Refused(msrs::TSC))?;
     Ok(TscState {
         offset,
         value,
@@ -61,21 +62,18 @@ pub(crate) fn save(inner: &Inner) -> Result<TscState, StateError> {
     })
 }
 
-/// Sets the frequency where it must and can be set. Before any time value is.
-pub(crate) fn load_frequency(
-    inner: &Inner,
-    state: &TscState,
-    can_scale: bool,
-) -> Result<(), StateError> {
+/// Refuses what this host cannot go on with, before anything is set.
+pub(crate) fn check(inner: &Inner, vcpu: u16, state: &TscState) -> Result<(), StateError> {
     let here = inner.fd.get_tsc_khz().unwrap_or(0);
-    if state.khz == here || state.khz == 0 {
-        return Ok(());
-    }
-    // Without KVM_CAP_TSC_CONTROL the call may claim success and change nothing.
-    if !can_scale {
+    if state.khz != here {
         return Err(StateError::TscFrequency { saved: state.khz, here });
     }
-    inner.fd.set_tsc_khz(state.khz).map_err(|e| StateError::errno("set the TSC frequency", e))
+    if state.has_offset > 1 {
+        let (found, expected) = (state.has_offset.into(), "0 or 1");
+        let what = "whether there is an offset";
+        return Err(StateError::Value { tag: Tag::Tsc, vcpu, what, found, expected });
+    }
+    Ok(())
 }
 
 pub(crate) fn load(inner: &Inner, state: &TscState, time: &Passage) -> Result<(), StateError> {
@@ -88,6 +86,6 @@ pub(crate) fn load(inner: &Inner, state: &TscState, time: &Passage) -> Result<()
     if msrs::set_one(&inner.fd, msrs::TSC, value) {
         Ok(())
     } else {
-        Err(StateError::Msr { index: msrs::TSC })
+        Err(MsrError::Refused(msrs::TSC).into())
     }
 }

@@ -3,7 +3,7 @@
 //! The guests run in 32-bit protected mode without paging, as PVH starts them, at [`BASE`].
 #![allow(dead_code, reason = "each test file uses a part of this")]
 
-use std::io::Read;
+use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
@@ -12,11 +12,13 @@ use std::time::{Duration, Instant};
 
 use drogher_iommu_types::{Gpa, Oa};
 use drogher_machine::boot::Kernel;
+use drogher_machine::caps::Caps;
 use drogher_machine::console::ConsoleConfig;
 use drogher_machine::machine::{Machine, MachineConfig};
 use drogher_machine::memory::GuestRam;
-use vm_device::DevicePio;
-use vm_device::bus::{PioAddress, PioAddressOffset};
+use drogher_machine::vm::open_kvm;
+use vm_device::bus::{MmioAddress, MmioAddressOffset, PioAddress, PioAddressOffset};
+use vm_device::{DeviceMmio, DevicePio};
 
 /// Where guests are loaded.
 pub const BASE: u32 = 0x10_0000;
@@ -25,13 +27,20 @@ pub const PORT: u16 = 0x500;
 /// Far beyond anything that a healthy machine needs, however busy the host.
 pub const LONG: Duration = Duration::from_secs(60);
 
-/// True, with a loud line, if this host has no KVM to test with.
-pub fn skipped() -> bool {
-    let absent = std::fs::OpenOptions::new().read(true).write(true).open("/dev/kvm").is_err();
-    if absent {
-        println!("SKIPPED: no /dev/kvm");
+/// True if there is no KVM to test with; says so on standard error, past the test runner's
+/// capture: a skipped test must be seen.
+pub fn skipped(test: &str) -> bool {
+    let absent = open_kvm().err();
+    if let Some(why) = &absent {
+        say_skipped(test, &format!("no usable /dev/kvm: {why}"));
     }
-    absent
+    absent.is_some()
+}
+
+/// One line that no capture swallows.
+pub fn say_skipped(test: &str, why: &str) {
+    // Whoever has closed standard error does not want to know.
+    let _ = std::io::stderr().lock().write_all(format!("SKIPPED: {test}: {why}\n").as_bytes());
 }
 
 /// A PVH ELF of one segment: `code` at [`BASE`], entered at its first byte.
@@ -175,22 +184,37 @@ impl Console {
 
 /// One vCPU, 16 MiB, the guest loaded; the console's output if `console`.
 pub fn machine(code: &[u8], console: ConsoleConfig) -> Machine {
+    limited(code, console, |_| {})
+}
+
+/// The same on a KVM that has less.
+pub fn limited(code: &[u8], console: ConsoleConfig, limit: fn(&mut Caps)) -> Machine {
     let mut config = MachineConfig::new(16 << 20, 1);
     config.console = console;
-    let machine = Machine::create(config).expect("a machine");
+    let machine = Machine::create_limited(config, limit).expect("a machine");
     machine
         .load_kernel(&Kernel { name: "test", elf: &elf(code), cmdline: "", initrd: None })
         .expect("the kernel loads");
-    machine.unpark_io();
+    machine.unpark_io().expect("I/O goes on");
     machine
 }
 
 /// A machine like [`machine`]'s over RAM that another one has used, nothing loaded.
 pub fn over(ram: &Arc<GuestRam>, cpus: u8, console: ConsoleConfig) -> Machine {
+    limited_over(ram, cpus, console, |_| {})
+}
+
+/// The same on a KVM that has less.
+pub fn limited_over(
+    ram: &Arc<GuestRam>,
+    cpus: u8,
+    console: ConsoleConfig,
+    limit: fn(&mut Caps),
+) -> Machine {
     let mut config = MachineConfig::new(ram.bytes(), cpus);
     config.console = console;
     config.ram = Some(Arc::clone(ram));
-    Machine::create(config).expect("a second machine")
+    Machine::create_limited(config, limit).expect("a second machine")
 }
 
 /// The u32 at a GPA below 3 GiB.
@@ -250,8 +274,8 @@ impl TestPort {
     }
 }
 
-impl DevicePio for TestPort {
-    fn pio_read(&self, _base: PioAddress, _offset: PioAddressOffset, data: &mut [u8]) {
+impl TestPort {
+    fn read(&self, data: &mut [u8]) {
         let number = {
             let mut reads = self.reads.lock().expect("not poisoned");
             *reads += 1;
@@ -263,10 +287,30 @@ impl DevicePio for TestPort {
         }
     }
 
-    fn pio_write(&self, _base: PioAddress, _offset: PioAddressOffset, data: &[u8]) {
+    fn write(&self, data: &[u8]) {
         let mut word = [0; 4];
         word.iter_mut().zip(data).for_each(|(slot, &byte)| *slot = byte);
         self.writes.lock().expect("not poisoned").push(u32::from_le_bytes(word));
         self.changed.notify_all();
+    }
+}
+
+impl DevicePio for TestPort {
+    fn pio_read(&self, _base: PioAddress, _offset: PioAddressOffset, data: &mut [u8]) {
+        self.read(data);
+    }
+
+    fn pio_write(&self, _base: PioAddress, _offset: PioAddressOffset, data: &[u8]) {
+        self.write(data);
+    }
+}
+
+impl DeviceMmio for TestPort {
+    fn mmio_read(&self, _base: MmioAddress, _offset: MmioAddressOffset, data: &mut [u8]) {
+        self.read(data);
+    }
+
+    fn mmio_write(&self, _base: MmioAddress, _offset: MmioAddressOffset, data: &[u8]) {
+        self.write(data);
     }
 }
