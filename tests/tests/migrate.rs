@@ -1,5 +1,7 @@
 //! A guest moves, running, between real processes.
 
+use std::time::{Duration, Instant};
+
 use anyhow::{Result, ensure};
 use drogher_control::api::GuestState;
 use drogher_tests::{LOAD, Migration, Place, Vm, kvm};
@@ -87,10 +89,9 @@ fn a_chain_of_migrations_loses_nothing_and_leaks_nothing() -> Result<()> {
         here.probe()?;
         here = there;
         here.progress(1)?;
-        let footprint = Footprint::of(&here)?;
         match &first {
-            None => first = Some(footprint),
-            Some(first) => footprint.is_no_larger_than(first, hop)?,
+            None => first = Some(Footprint::of(&here)?),
+            Some(first) => first.is_not_outgrown_by(&here, hop)?,
         }
     }
     here.progress(2)
@@ -119,15 +120,21 @@ impl Footprint {
         })
     }
 
-    /// A process that has received a guest after many hops is as large as after the first.
-    fn is_no_larger_than(&self, first: &Self, hop: usize) -> Result<()> {
-        ensure!(
-            self.descriptors <= first.descriptors
-                && self.threads <= first.threads
-                && self.private_kib <= first.private_kib * 5 / 4 + 2048,
-            "hop {hop}: {self:?}, after the first {first:?}"
-        );
-        Ok(())
+    /// A process after many hops, or many attempts, is as large as after the first: at once or
+    /// soon, since the thread that answered a request may be about to end.
+    fn is_not_outgrown_by(&self, vm: &Vm, hop: usize) -> Result<()> {
+        let end = Instant::now() + Duration::from_secs(5);
+        loop {
+            let now = Self::of(vm)?;
+            let fits = now.descriptors <= self.descriptors
+                && now.threads <= self.threads
+                && now.private_kib <= self.private_kib * 5 / 4 + 2048;
+            if fits {
+                return Ok(());
+            }
+            ensure!(Instant::now() < end, "hop {hop}: {now:?}, after the first {self:?}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
     }
 }
 
@@ -139,6 +146,7 @@ fn a_failed_attempt_leaves_the_guest_running_and_the_next_one_moves_it() -> Resu
     let place = Place::new();
     let mut source = place.run("a", LOAD, &[], &[])?;
     source.progress(2)?;
+    let mut first: Option<Footprint> = None;
     for (attempt, phase) in ["bulk", "resend", "final-harvest", "device-state"].iter().enumerate() {
         let hook = format!("destination:{phase}=kill");
         let name = format!("bad{attempt}");
@@ -146,6 +154,10 @@ fn a_failed_attempt_leaves_the_guest_running_and_the_next_one_moves_it() -> Resu
         Migration::start(&place, &source, &bad, &[])?.end()?.expect_stays()?;
         bad.expect_killed()?;
         source.progress(2)?;
+        match &first {
+            None => first = Some(Footprint::of(&source)?),
+            Some(first) => first.is_not_outgrown_by(&source, attempt)?,
+        }
     }
     let mut good = place.receive("good", &[], &[])?;
     let report = place.migrate(&source, &good, &["--verify"])?.expect_moved()?;

@@ -175,3 +175,33 @@ fn a_destination_that_cannot_take_the_guest_names_every_reason_and_the_guest_run
     Migration::start(&place, &source, &good, &[])?.end()?.expect_moved()?;
     good.progress(2)
 }
+
+/// The binary in a mount namespace of its own, in which `prepare` has been done first.
+fn fails_where(prepare: &str, words: &[&str]) -> Result<()> {
+    let binary = bin_folder().join("drogher");
+    let script = format!("{prepare} && exec {} run --console none", binary.display());
+    let unshare = |script: &str| {
+        let args = ["--mount", "--map-root-user", "sh", "-c", script];
+        std::process::Command::new("unshare").args(args).output()
+    };
+    if !unshare(prepare).is_ok_and(|output| output.status.success()) {
+        let line = format!("SKIPPED: no mount namespace for: {prepare}\n");
+        let _ = std::io::stderr().lock().write_all(line.as_bytes());
+        return Ok(());
+    }
+    let output = unshare(&script)?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.code() == Some(1), "{}: {said}", output.status);
+    for word in words {
+        ensure!(said.contains(word), "after {prepare:?}, {word:?} is not named:\n{said}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_host_without_kvm_is_told_what_to_do() -> Result<()> {
+    fails_where("mount -t tmpfs none /dev", &["/dev/kvm", "kvm_intel or kvm_amd"])?;
+    // Something of that name which is not KVM.
+    let touch = "mount -t tmpfs none /dev && touch /dev/kvm";
+    fails_where(touch, &["/dev/kvm", "not KVM"])
+}

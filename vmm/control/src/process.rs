@@ -166,6 +166,27 @@ impl Process {
         self.inner().guest.clone().ok_or_else(|| Refusal("There is no guest here yet".into()))
     }
 
+    /// The lease, for a migration that begins.
+    fn lend_lease(&self) -> Result<HeldLease, Refusal> {
+        let mut inner = self.inner();
+        if inner.migrating {
+            return Err(Refusal("A migration is going on already; abort it first".into()));
+        }
+        let lease = inner.lease.take();
+        let lease = lease.ok_or_else(|| Refusal("The guest does not run here".into()))?;
+        inner.migrating = true;
+        Ok(lease)
+    }
+
+    /// The migration has not begun after all.
+    fn give_lease_back(&self, lease: HeldLease) {
+        let mut inner = self.inner();
+        inner.lease = Some(lease);
+        inner.migrating = false;
+        drop(inner);
+        self.changed.notify_all();
+    }
+
     /// Takes what a migration left behind.
     fn migrated(&self, result: SourceEnd, lines: &Sender<MigrateLine>) {
         let (outcome, end, message) = match &result.outcome {
@@ -275,19 +296,13 @@ impl Control for ProcessControl {
         })?;
         let options = request.options();
         let hooks = TestHooks::from_env()?;
-        let lease = {
-            let mut inner = self.0.inner();
-            if inner.migrating {
-                return Err(Refusal("A migration is going on already; abort it first".into()));
-            }
-            let lease = inner.lease.take();
-            let lease = lease.ok_or_else(|| Refusal("The guest does not run here".into()))?;
-            inner.migrating = true;
-            lease
-        };
+        let lease = self.0.lend_lease()?;
         let (lines, answers) = channel();
         let process = Arc::clone(&self.0);
-        std::thread::Builder::new().name("migrate".into()).spawn(move || {
+        // The lease follows by a channel: a thread that cannot be made must not take it along.
+        let (lend, borrowed) = channel();
+        let thread = std::thread::Builder::new().name("migrate".into()).spawn(move || {
+            let Ok(lease) = borrowed.recv() else { return };
             let events = lines.clone();
             let watch = Watch::new(hooks, move |event| {
                 // Whoever asked may have gone.
@@ -295,7 +310,16 @@ impl Control for ProcessControl {
             });
             let result = send(&guest, stream, lease, &process.engine, watch, &options);
             process.migrated(result, &lines);
-        })?;
+        });
+        let failed = match thread {
+            Ok(_) => lend.send(lease).err().map(|back| (back.0, None)),
+            Err(error) => Some((lease, Some(error))),
+        };
+        if let Some((lease, error)) = failed {
+            self.0.give_lease_back(lease);
+            let why = error.map_or_else(String::new, |error| format!(": {error}"));
+            return Err(Refusal(format!("The migration's thread could not be started{why}")));
+        }
         Ok(answers)
     }
 }

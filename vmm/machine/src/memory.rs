@@ -286,6 +286,20 @@ impl GuestRam {
         Ok(())
     }
 
+    /// How many bytes from `oa` on, whole pages and at most `len`, nothing has ever been written
+    /// to: they read as zeroes, and reading them would allocate them. 0 if that cannot be told.
+    #[must_use]
+    pub fn hole_at(&self, oa: Oa, len: u64) -> u64 {
+        let data = match rustix::fs::seek(&*self.file, rustix::fs::SeekFrom::Data(oa.0)) {
+            Ok(data) => data,
+            // No data from here to the end.
+            Err(rustix::io::Errno::NXIO) => self.bytes,
+            Err(_) => oa.0,
+        };
+        let hole = data.min(self.bytes).saturating_sub(oa.0).min(len);
+        hole - hole % drogher_iommu_types::PAGE_SIZE
+    }
+
     /// Copies `data` to `oa` through the file instead of the mapping: for RAM that nothing has
     /// touched yet, that is twice as fast as taking a page fault for each page.
     ///

@@ -134,3 +134,21 @@ fn a_second_mapping_shares_and_a_wrong_file_is_refused() {
     assert!(GuestRam::from_file(unsealed.into(), 2 << 20).is_err(), "it could shrink under us");
     assert!(ram.file().set_len(0).is_err(), "ours cannot");
 }
+
+#[test]
+fn holes_are_known_without_filling_them() {
+    const MIB: u64 = 1 << 20;
+    let ram = GuestRam::new(4 * MIB).expect("RAM");
+    let blocks = || rustix::fs::fstat(ram.file()).expect("a file").st_blocks;
+    assert_eq!(ram.hole_at(Oa(0), 4 * MIB), 4 * MIB);
+    assert_eq!(ram.hole_at(Oa(MIB), MIB), MIB, "at most what was asked for");
+    ram.write_at(Oa(MIB + 5), &[1]).expect("inside");
+    ram.write_unmapped(Oa(3 * MIB), &[0; 4096]).expect("inside");
+    let before = blocks();
+    assert_eq!(ram.hole_at(Oa(0), 4 * MIB), MIB);
+    assert_eq!(ram.hole_at(Oa(MIB), MIB), 0, "a page that holds something");
+    assert_eq!(ram.hole_at(Oa(MIB + 4096), 3 * MIB), 2 * MIB - 4096);
+    assert_eq!(ram.hole_at(Oa(3 * MIB), MIB), 0, "zeroes that were written are no hole");
+    assert_eq!(ram.hole_at(Oa(3 * MIB + 4096), MIB), MIB - 4096, "to the end");
+    assert_eq!(blocks(), before);
+}

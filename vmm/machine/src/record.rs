@@ -328,32 +328,40 @@ impl<'a> Reader<'a> {
 
 /// A local APIC's timer count runs with time: bytes 0x390 to 0x394 of its page.
 const LAPIC_TIMER_COUNT: std::ops::Range<usize> = 0x390..0x394;
+/// MSRs that are clocks: IA32_TSC_DEADLINE, HV_X64_MSR_VP_RUNTIME, HV_X64_MSR_TIME_REF_COUNT.
+const MSR_CLOCKS: [u32; 3] = [crate::vcpu::msrs::TSC_DEADLINE, 0x4000_0010, 0x4000_0020];
 
 /// What of a saved state two machines must agree on while neither runs, by name: everything but
-/// what runs with time (clocks, local APIC timers). For comparing both sides of a move.
+/// what runs with time (clocks, local APIC timers). Each MSR is a part of its own, so that one that
+/// differs has a name. For comparing both sides of a move.
 ///
 /// # Errors
 /// As [`Reader::new`].
 pub fn stable_parts(bytes: &[u8], cpus: u16) -> Result<Vec<(String, Vec<u8>)>, StateError> {
-    let reader = Reader::new(bytes, cpus)?;
-    let parts = reader.records.iter().filter_map(|&(tag, vcpu, bytes)| {
+    let mut parts = Vec::new();
+    for (tag, vcpu, bytes) in Reader::new(bytes, cpus)?.records {
         let mut bytes = bytes.to_vec();
         match tag {
-            Tag::Clock | Tag::Tsc => return None,
-            Tag::Lapic => bytes.get_mut(LAPIC_TIMER_COUNT)?.fill(0),
+            Tag::Clock | Tag::Tsc => continue,
+            Tag::Lapic => {
+                if let Some(count) = bytes.get_mut(LAPIC_TIMER_COUNT) {
+                    count.fill(0);
+                }
+            }
             Tag::Msrs => {
-                let timers = bytes
-                    .chunks_exact_mut(16)
-                    .filter(|entry| u32_at(entry, 0) == Some(crate::vcpu::msrs::TSC_DEADLINE));
-                timers.for_each(|entry| entry.fill(0));
+                let entries = bytes.chunks_exact(16).filter_map(|e| Some((u32_at(e, 0)?, e)));
+                let stable = entries.filter(|(index, _)| !MSR_CLOCKS.contains(index));
+                let part = |(index, e): (u32, &[u8])| (format!("vcpu{vcpu}.{index:#x}"), e.into());
+                parts.extend(stable.map(part));
+                continue;
             }
             _ => {}
         }
-        let of =
-            if (tag as u16) < Tag::MpState as u16 { "vm".into() } else { format!("vcpu{vcpu}") };
-        Some((format!("{of}.{tag:?}"), bytes))
-    });
-    Ok(parts.collect())
+        let of_vm = (tag as u16) < Tag::MpState as u16;
+        let of = if of_vm { "vm".into() } else { format!("vcpu{vcpu}") };
+        parts.push((format!("{of}.{tag:?}"), bytes));
+    }
+    Ok(parts)
 }
 
 #[cfg(test)]

@@ -31,7 +31,7 @@ const API_VERSION: i32 = 12;
 #[derive(Debug, thiserror::Error)]
 pub enum VmError {
     /// The device node cannot be opened.
-    #[error("Cannot open {DEV_KVM}: {source}. {hint}")]
+    #[error("Cannot open {DEV_KVM} ({hint})")]
     NoKvm {
         /// The way out.
         hint: &'static str,
@@ -42,6 +42,11 @@ pub enum VmError {
     /// KVM speaks another API.
     #[error("KVM has API version {0}, not {API_VERSION}: this kernel is too old")]
     ApiVersion(i32),
+    /// Something else is in its place.
+    #[error(
+        "/dev/kvm is there, but is not KVM: remove it, and load the module kvm_intel or kvm_amd"
+    )]
+    NotKvm,
     /// KVM lacks something that is needed.
     #[error("KVM on this host has no {0}, which a machine needs: use a newer kernel")]
     MissingCapability(&'static str),
@@ -68,7 +73,7 @@ pub(crate) fn refused(what: impl Into<String>) -> impl FnOnce(kvm_ioctls::Error)
 /// Opens KVM; the error says what to do when there is none.
 ///
 /// # Errors
-/// `NoKvm`, `ApiVersion`.
+/// `NoKvm`, `NotKvm`, `ApiVersion`.
 pub fn open_kvm() -> Result<Kvm, VmError> {
     let kvm = Kvm::new().map_err(|e| VmError::NoKvm {
         hint: match e.errno() {
@@ -85,6 +90,8 @@ pub fn open_kvm() -> Result<Kvm, VmError> {
     })?;
     match kvm.get_api_version() {
         API_VERSION => Ok(kvm),
+        // The request is unknown to it.
+        ..0 => Err(VmError::NotKvm),
         other => Err(VmError::ApiVersion(other)),
     }
 }

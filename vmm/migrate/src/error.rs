@@ -82,6 +82,19 @@ pub enum Error {
         /// For how long.
         waited: Duration,
     },
+    /// The stop took longer than it may.
+    #[error(
+        "The switchover took longer than the {limit:?} that it may: in phase {phase} the other \
+         side did not {what}. The guest had stood still for that time, and goes on"
+    )]
+    Switchover {
+        /// The phase.
+        phase: Phase,
+        /// What was waited for.
+        what: &'static str,
+        /// The limit: a constant, and twice the forecast downtime.
+        limit: Duration,
+    },
     /// The user has aborted it.
     #[error("The migration was aborted")]
     Aborted,

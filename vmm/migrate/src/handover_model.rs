@@ -19,6 +19,8 @@ use crate::source::{self, Look, Seen, Source};
 enum Who {
     Source,
     Destination(usize),
+    /// A VM of its own that somebody starts on the same file.
+    Stranger,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -62,6 +64,12 @@ struct World {
     attempt: usize,
     holder: Option<Who>,
     epoch: u64,
+    /// The record is another VM's.
+    foreign: bool,
+    /// The guest has ended at a destination, which has written so.
+    ended: bool,
+    /// The path leads to this file no more.
+    removed: bool,
     /// How often the state that was stopped in epoch n has been executed.
     executed: [u8; 8],
     io_failed: bool,
@@ -91,6 +99,9 @@ impl World {
             attempt: 0,
             holder: Some(Who::Source),
             epoch: FIRST_EPOCH,
+            foreign: false,
+            ended: false,
+            removed: false,
             executed: [0; 8],
             io_failed: false,
             died_with_guest: false,
@@ -106,12 +117,16 @@ impl World {
     }
 
     fn seen(&self) -> Seen {
-        Seen { same_vm: true, epoch: self.epoch, ended: false }
+        Seen { same_vm: !self.foreign, epoch: self.epoch, ended: self.ended }
     }
 
     /// Tries the lease: the looks that are possible, each with the world after it.
     fn looks(&self, who: Who) -> Vec<(Look, Self)> {
         match self.holder {
+            None if self.removed => vec![
+                (Look::Broken(Some(self.seen())), self.clone()),
+                (Look::Broken(None), self.clone()),
+            ],
             None => {
                 let mut world = self.clone();
                 world.holder = Some(who);
@@ -156,7 +171,22 @@ impl World {
             }
             self.link_steps(index, &mut out);
         }
+        self.stranger_steps(&mut out);
         out
+    }
+
+    /// Somebody starts another VM on the file while nobody holds it, and ends it.
+    fn stranger_steps(&self, out: &mut Vec<(String, Self)>) {
+        let mut world = self.clone();
+        if self.holder.is_none() && !self.foreign && !self.removed && !self.ended {
+            world.holder = Some(Who::Stranger);
+            world.foreign = true;
+            world.epoch += 1;
+            out.push(("a stranger takes the file".into(), world));
+        } else if self.holder == Some(Who::Stranger) {
+            world.holder = None;
+            out.push(("the stranger dies".into(), world));
+        }
     }
 
     /// A cut keeps what is on its way, and a broken link may lose any tail of it.
@@ -346,6 +376,22 @@ impl World {
                     w.destinations[index].to_source.push(Message::Running(epoch));
                 }
             }),
+            Action::Done(destination::Verdict::Runs) if me.runs => {
+                for removed in [false, true] {
+                    let end: &dyn Fn(&mut Self) = &|w| {
+                        w.destinations[index].runs = false;
+                        w.ended = true;
+                        w.removed = removed;
+                    };
+                    // The record is written under the lock, which goes with the process.
+                    step("the guest ends", Event::RunningSaid, end);
+                    step("the guest ends, and the process", Event::RunningSaid, &|w| {
+                        end(w);
+                        w.destinations[index].alive = false;
+                        w.holder = None;
+                    });
+                }
+            }
             Action::Done(_) => {}
         }
     }
@@ -397,15 +443,16 @@ impl World {
             let truth = match verdict {
                 Verdict::Stays => self.source.runs,
                 Verdict::Moved { .. } => peer.took && raised && !self.source.runs,
-                Verdict::Lost => peer.took && raised && !peer.runs,
+                Verdict::Lost => (peer.took || self.foreign) && raised && !peer.runs,
                 Verdict::Halted | Verdict::Stuck => !self.source.runs,
-                Verdict::Ended => false,
+                Verdict::Ended => self.ended && !self.source.runs,
             };
             if !truth {
                 return Err("the source's verdict is wrong");
             }
         }
-        if running == 1 || self.io_failed {
+        // Whoever starts a VM on another's lease has had his way.
+        if running == 1 || self.io_failed || self.ended || self.foreign {
             return Ok(());
         }
         let peer_died = !peer.alive;

@@ -131,7 +131,8 @@ pub trait SourceHost {
     fn clear_vcpu_log(&mut self, region: usize, pages: Range<u64>) -> Result<(), Self::Error>;
 
     /// How many pages from `pages.start` on are known to hold zeroes without looking, like a hole
-    /// in the memory file: reading a hole would fill it. At most the length of `pages`.
+    /// in the memory file: reading a hole would fill it. At most the length of `pages`. Asked in
+    /// the bulk pass only: what is dirty is no hole.
     fn zero_run(&mut self, _pages: Range<u64>) -> u64 {
         0
     }

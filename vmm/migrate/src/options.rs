@@ -23,7 +23,8 @@ pub struct Deadlines {
     pub idle: Duration,
     /// Longest time for the destination to build its machine.
     pub prepare: Duration,
-    /// Longest time from the stop until READY, apart from `--verify`; then the source rolls back.
+    /// Longest time from the stop until READY, besides twice the forecast downtime and the time for
+    /// `--verify`; then the source rolls back.
     pub switchover: Duration,
     /// Time for verifying, for each GiB of RAM, and once more as much.
     pub verify_per_gib: Duration,

@@ -33,7 +33,7 @@ pub use limits::{MAX_CHUNK, MAX_CONFIG};
 pub use preamble::{
     FEATURE_PAGE_HASH, KNOWN_FEATURES, MAGIC, PREAMBLE_BYTES, Preamble, WIRE_VERSION,
 };
-pub(crate) use reader::{ReadError, Reader, Record};
+pub(crate) use reader::{Look, ReadError, Reader, Record};
 pub(crate) use writer::Writer;
 
 /// Where in the stream something is wrong.

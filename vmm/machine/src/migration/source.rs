@@ -96,6 +96,12 @@ impl SourceHost for SourceGuest {
         Ok(self.log.clear_harvested(pages)?)
     }
 
+    fn zero_run(&mut self, pages: Range<u64>) -> u64 {
+        let bytes = (pages.end - pages.start) << 12;
+        let ram = self.guest.machine().ram();
+        ram.oa(Gpa(pages.start << 12), bytes).map_or(0, |at| ram.hole_at(at, bytes) >> 12)
+    }
+
     fn read_ram(&mut self, first: u64, buf: &mut [u8]) -> Result<(), HostError> {
         let at = oa(&self.guest, first, buf.len())?;
         Ok(self.guest.machine().ram().read_at(at, buf)?)

@@ -6,8 +6,12 @@ use crate::control::{Control, Stop};
 use crate::error::{Error, chain};
 use crate::link::{Clock, Link, LinkError};
 use crate::phase::Phase;
-use crate::wire::{Preamble, ReadError, Reader, Record, Tag, WireError, Writer};
+use crate::wire::{
+    Look, Preamble, ReadError, Reader, Record, Tag, WIRE_VERSION, WireError, Writer,
+};
 
+/// A look that does not wait may take this long all the same: what is there may be read.
+const GLANCE: Duration = Duration::from_millis(5);
 /// Longest reason that is sent to the peer.
 const MAX_REASON: usize = 4096;
 
@@ -131,7 +135,9 @@ impl<'a> Channel<'a> {
 
     fn last_words(&mut self) -> Option<Error> {
         loop {
-            let record = self.reader.poll(&mut *self.link, Duration::ZERO).ok()??;
+            let (clock, until) = (self.clock, self.clock.now() + GLANCE);
+            let mut look = Look { timeout: Duration::ZERO, over: &mut || clock.now() >= until };
+            let record = self.reader.poll(&mut *self.link, &mut look).ok()??;
             if let Some(error) = self.peer_error(&record) {
                 return Some(error);
             }
@@ -158,11 +164,12 @@ impl<'a> Channel<'a> {
         }
     }
 
-    /// The next record, if it comes within `timeout` of the last byte. The peer's giving up is
-    /// an error.
+    /// The next record, if it comes in about this time. The peer's giving up is an error.
     pub(super) fn look(&mut self, timeout: Duration) -> Result<Option<Record>, Error> {
         let phase = self.phase;
-        let found = self.reader.poll(&mut *self.link, timeout);
+        let (clock, until) = (self.clock, self.clock.now() + timeout.max(GLANCE));
+        let mut look = Look { timeout, over: &mut || clock.now() >= until };
+        let found = self.reader.poll(&mut *self.link, &mut look);
         let found = found.map_err(|error| self.read_error(phase, error))?;
         match found.as_ref().and_then(|record| self.peer_error(record)) {
             Some(error) => Err(error),
@@ -176,8 +183,10 @@ impl<'a> Channel<'a> {
         let begin = self.now();
         loop {
             self.check_stop()?;
-            let left = until.saturating_sub(self.now());
-            let found = self.reader.preamble(&mut *self.link, self.poll.min(left));
+            let timeout = self.poll.min(until.saturating_sub(self.now()));
+            let (clock, end) = (self.clock, self.clock.now() + timeout.max(GLANCE));
+            let mut look = Look { timeout, over: &mut || clock.now() >= end };
+            let found = self.reader.preamble(&mut *self.link, &mut look);
             match found.map_err(|error| self.read_error(phase, error))? {
                 Some(preamble) => return Ok(preamble),
                 None if self.now() >= until => {
@@ -221,6 +230,11 @@ impl<'a> Channel<'a> {
             return;
         }
         self.stop_heeding();
+        if !self.writer.has_greeted() {
+            // The peer reads a preamble first, whatever follows.
+            let preamble = Preamble { version: WIRE_VERSION, mandatory: 0, optional: 0 };
+            self.writer.preamble(&preamble);
+        }
         let reason = chain(error);
         let mut end = reason.len().min(MAX_REASON);
         while !reason.is_char_boundary(end) {

@@ -1,6 +1,7 @@
 //! Sends pages: the path that all of RAM takes.
 
 use std::ops::Range;
+use std::time::Duration;
 
 use drogher_iommu_types::mutant;
 
@@ -12,6 +13,8 @@ use crate::phase::Phase;
 use crate::wire::Tag;
 use crate::wire::pages::Taken;
 
+/// Longest time for which pages are gathered without being sent.
+const KEEP_ALIVE: Duration = Duration::from_millis(500);
 /// Records between two looks for the destination's giving up.
 const LOOK_EVERY: u32 = 8;
 
@@ -98,12 +101,16 @@ impl<H: SourceHost> Session<'_, H> {
             at += u64::from(self.left_out);
         }
         while at < run.end {
-            let holes = self.host.zero_run(at..run.end).min(run.end - at);
+            let holes = match self.phase {
+                Phase::Bulk => self.host.zero_run(at..run.end).min(run.end - at),
+                _ => 0,
+            };
             if holes > 0 {
                 match self.builder.zeroes(at..at + holes) {
                     true => at += holes,
                     false => self.flush_pages()?,
                 }
+                self.keep_alive()?;
                 continue;
             }
             let count = usize::try_from(run.end - at).unwrap_or(usize::MAX);
@@ -123,8 +130,18 @@ impl<H: SourceHost> Session<'_, H> {
             if self.builder.is_full() {
                 self.flush_pages()?;
             }
+            self.keep_alive()?;
         }
         Ok(())
+    }
+
+    /// Sends what has gathered if nothing was sent for a while: zeroes are read at length and take
+    /// no room, and the destination must not take that for silence.
+    fn keep_alive(&mut self) -> Result<(), Error> {
+        match self.channel.now().saturating_sub(self.flushed_at) >= KEEP_ALIVE {
+            true => self.flush_pages(),
+            false => Ok(()),
+        }
     }
 
     /// Sends the pages gathered so far.
@@ -133,6 +150,7 @@ impl<H: SourceHost> Session<'_, H> {
             return Ok(());
         }
         let until = self.send_deadline();
+        self.flushed_at = self.channel.now();
         let (data, zeroes) = self.builder.counts();
         let (meta, contents) = self.builder.finish();
         self.channel.record(Tag::Pages, &[meta], contents, until)?;
@@ -146,7 +164,7 @@ impl<H: SourceHost> Session<'_, H> {
         if self.records.is_multiple_of(LOOK_EVERY) && !self.phase.in_switchover() {
             self.check()?;
             self.show_progress();
-            if let Some(record) = self.channel.look(std::time::Duration::ZERO)? {
+            if let Some(record) = self.channel.look(Duration::ZERO)? {
                 return Err(self.channel.unexpected(&record, "nothing was asked"));
             }
         }

@@ -38,12 +38,12 @@ impl<H: SourceHost> Session<'_, H> {
                 Action::AwaitReady => match self.await_ready() {
                     Ok(epoch) => Happened::Ready { epoch },
                     Err(error) => {
-                        why = Some(error);
+                        why = Some(self.in_the_stop(error));
                         Happened::Failed
                     }
                 },
                 Action::Release => {
-                    self.reach(Phase::Commit);
+                    // Whoever sees the phase is told that it is too late.
                     match self.control.commit() {
                         Err(stop) => {
                             why = Some(stopped(stop));
@@ -51,6 +51,7 @@ impl<H: SourceHost> Session<'_, H> {
                         }
                         Ok(()) => {
                             self.channel.stop_heeding();
+                            self.reach(Phase::Commit);
                             match holding.release(Instant::now() + deadlines.permits) {
                                 Ok(()) => Happened::Released,
                                 Err(error) => {

@@ -31,7 +31,7 @@ pub(super) struct RegionGot {
     pages: Range<u64>,
     /// Has come, as contents or as zeroes.
     seen: DirtyBitmap,
-    /// Has been written to: a zero page need not be written where nothing was.
+    /// Holds something else than zeroes, perhaps: a zero page is written only here.
     written: DirtyBitmap,
 }
 
@@ -341,6 +341,7 @@ fn zero<H: DestinationHost>(
             end += 1;
         }
         host.zero_ram(at..end).map_err(Error::host(phase, "zero_ram"))?;
+        region.written.clear_range(gpas(&(at..end))).map_err(Error::bitmap)?;
         at = end;
     }
     Ok(())

@@ -69,6 +69,8 @@ pub(super) struct Session<'a, H: SourceHost> {
     pub(super) now: Round,
     pub(super) data_bytes: u64,
     pub(super) records: u32,
+    /// When pages were sent last.
+    pub(super) flushed_at: Duration,
     pub(super) begin: Duration,
     pub(super) round_begin: Duration,
     pub(super) round_bytes: u64,
@@ -78,6 +80,8 @@ pub(super) struct Session<'a, H: SourceHost> {
     pub(super) sent_at: Duration,
     pub(super) ready_at: Duration,
     pub(super) stop_deadline: Duration,
+    /// How long the stop may take until READY.
+    pub(super) stop_limit: Duration,
     /// Dirty logs are on, at least in part.
     pub(super) tracking: bool,
     /// The destination has accepted: it may be told of phases.
@@ -114,6 +118,7 @@ impl<'a, H: SourceHost> Session<'a, H> {
             now: Round::default(),
             data_bytes: 0,
             records: 0,
+            flushed_at: begin,
             begin,
             round_begin: begin,
             round_bytes: 0,
@@ -123,6 +128,7 @@ impl<'a, H: SourceHost> Session<'a, H> {
             sent_at: begin,
             ready_at: begin,
             stop_deadline: begin,
+            stop_limit: Duration::ZERO,
             tracking: false,
             accepted: false,
             left_out: false,
@@ -148,6 +154,16 @@ impl<'a, H: SourceHost> Session<'a, H> {
             return Err(self.timed_out());
         }
         Ok(())
+    }
+
+    /// Names the limit of the stop where that was what ran out.
+    pub(super) fn in_the_stop(&self, error: Error) -> Error {
+        match error {
+            Error::Deadline { phase, what, .. } if self.channel.now() >= self.stop_deadline => {
+                Error::Switchover { phase, what, limit: self.stop_limit }
+            }
+            error => error,
+        }
     }
 
     pub(super) fn timed_out(&self) -> Error {
@@ -198,7 +214,7 @@ impl<'a, H: SourceHost> Session<'a, H> {
             match self.begin_stop(&mut machine).and_then(|()| self.stop_and_send(&lease)) {
                 Ok(()) => machine.on(Happened::Sent),
                 Err(error) => {
-                    why = Some(error);
+                    why = Some(self.in_the_stop(error));
                     machine.on(Happened::Failed);
                 }
             }
@@ -209,7 +225,10 @@ impl<'a, H: SourceHost> Session<'a, H> {
     fn begin_stop(&mut self, machine: &mut Source) -> Result<(), Error> {
         let phase = self.enter(Phase::PauseVcpus);
         self.stopped_at = self.channel.now();
-        self.stop_deadline = self.stopped_at + self.options.deadlines.switchover;
+        // A stop that is forecast to take long, because the user lets it, may take longer still.
+        let forecast = self.report.forecast.map_or(0, |f| f.downtime_us);
+        self.stop_limit = self.options.deadlines.switchover + 2 * Duration::from_micros(forecast);
+        self.stop_deadline = self.stopped_at + self.stop_limit;
         self.control.update(|s| s.status = MigrationStatus::Device);
         // Nothing is stopped yet: an error so far needs no resuming.
         phase?;

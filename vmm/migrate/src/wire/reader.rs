@@ -23,6 +23,15 @@ impl From<WireError> for ReadError {
     }
 }
 
+/// How long one look may take: silence ends it, and so does `over`, which is asked after each piece.
+/// A peer that sends a byte now and then must not keep a look from ending.
+pub(crate) struct Look<'a> {
+    /// How long nothing may move.
+    pub(crate) timeout: Duration,
+    /// True once the look has taken long enough.
+    pub(crate) over: &'a mut dyn FnMut() -> bool,
+}
+
 /// A record that has come whole and whose checksum is right. Its payload is
 /// [`Reader::payload`] until the next look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,13 +92,13 @@ impl Reader {
         At { record: self.records, offset: self.offset, tag: self.header.map(|h| h.tag) }
     }
 
-    /// The preamble, if it has come whole within `timeout` of the last byte.
+    /// The preamble, if it has come whole; what has come of it is kept.
     pub(crate) fn preamble(
         &mut self,
         link: &mut dyn Link,
-        timeout: Duration,
+        look: &mut Look<'_>,
     ) -> Result<Option<Preamble>, ReadError> {
-        if !self.fill_head(link, PREAMBLE_BYTES, "preamble", timeout)? {
+        if !self.fill_head(link, PREAMBLE_BYTES, "preamble", look)? {
             return Ok(None);
         }
         self.filled = 0;
@@ -97,18 +106,18 @@ impl Reader {
         Ok(Some(Preamble::decode(&self.head)?))
     }
 
-    /// The next record, if it has come whole; `None` if nothing moved for `timeout`, and then
-    /// what has come is kept. Unknown optional records are skipped.
+    /// The next record, if it has come whole; else `None`, and what has come is kept. Unknown
+    /// optional records are skipped.
     pub(crate) fn poll(
         &mut self,
         link: &mut dyn Link,
-        timeout: Duration,
+        look: &mut Look<'_>,
     ) -> Result<Option<Record>, ReadError> {
         loop {
             let header = match self.header {
                 Some(header) => header,
                 None => {
-                    if !self.fill_head(link, HEADER_BYTES, "header", timeout)? {
+                    if !self.fill_head(link, HEADER_BYTES, "header", look)? {
                         return Ok(None);
                     }
                     self.filled = 0;
@@ -119,7 +128,7 @@ impl Reader {
             };
             // Bounded by check_header, so it fits.
             let length = usize::try_from(header.length).unwrap_or(usize::MAX);
-            if !self.fill_payload(link, length, timeout)? {
+            if !self.fill_payload(link, length, look)? {
                 return Ok(None);
             }
             let at = self.at();
@@ -135,6 +144,9 @@ impl Reader {
             // An unknown tag that is not optional was refused with its header.
             if let Some(tag) = Tag::from_number(header.tag) {
                 return Ok(Some(Record { tag, at, length }));
+            }
+            if (look.over)() {
+                return Ok(None);
             }
         }
     }
@@ -172,22 +184,22 @@ impl Reader {
         link: &mut dyn Link,
         wanted: usize,
         what: &'static str,
-        timeout: Duration,
+        look: &mut Look<'_>,
     ) -> Result<bool, ReadError> {
         let at = self.at();
         let place = self.head.get_mut(..wanted).unwrap_or_default();
-        fill(link, place, &mut self.filled, timeout, at, what)
+        fill(link, place, &mut self.filled, look, at, what)
     }
 
     fn fill_payload(
         &mut self,
         link: &mut dyn Link,
         length: usize,
-        timeout: Duration,
+        look: &mut Look<'_>,
     ) -> Result<bool, ReadError> {
         let at = self.at();
         let place = self.payload.get_mut(..length).unwrap_or_default();
-        match fill(link, place, &mut self.filled, timeout, at, "payload") {
+        match fill(link, place, &mut self.filled, look, at, "payload") {
             // The header was there, so the record is cut even if not a byte of its payload came.
             Err(ReadError::Link(LinkError::Closed)) => {
                 Err(WireError::Truncated { at, what: "payload", got: 0, wanted: length }.into())
@@ -197,19 +209,24 @@ impl Reader {
     }
 }
 
-/// Fills `place` from `filled` on; false if nothing moved for `timeout`.
+/// Fills `place` from `filled` on; false if the look has ended before.
 fn fill(
     link: &mut dyn Link,
     place: &mut [u8],
     filled: &mut usize,
-    timeout: Duration,
+    look: &mut Look<'_>,
     at: At,
     what: &'static str,
 ) -> Result<bool, ReadError> {
     let wanted = place.len();
     while let Some(rest) = place.get_mut(*filled..).filter(|rest| !rest.is_empty()) {
-        match link.receive(rest, timeout) {
-            Ok(n) => *filled = wanted.min(*filled + n),
+        match link.receive(rest, look.timeout) {
+            Ok(n) => {
+                *filled = wanted.min(*filled + n);
+                if *filled < wanted && (look.over)() {
+                    return Ok(false);
+                }
+            }
             Err(LinkError::TimedOut(_)) => return Ok(false),
             Err(LinkError::Closed) if *filled > 0 => {
                 return Err(WireError::Truncated { at, what, got: *filled, wanted }.into());

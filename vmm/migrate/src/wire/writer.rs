@@ -10,7 +10,9 @@ use crate::link::{Link, LinkError};
 /// Bytes that may be queued.
 const QUEUE_BYTES: usize = 64 << 10;
 
-/// Asked each time that nothing moved for a while; an error ends the sending.
+/// Asked each time that nothing moved for a while, and after each piece that has gone (with a time
+/// of zero, so that a peer that reads a byte now and then cannot hold the sender for ever); an error
+/// ends the sending.
 pub(crate) type Patience<'a, E> = &'a mut dyn FnMut(LinkError) -> Result<(), E>;
 
 /// Puts records on a link.
@@ -20,13 +22,21 @@ pub(crate) struct Writer {
     sequence: u32,
     bytes: u64,
     torn: bool,
+    greeted: bool,
     poll: Duration,
 }
 
 impl Writer {
     /// `poll`: how long a call waits for room before patience is asked.
     pub(crate) fn new(poll: Duration) -> Self {
-        Self { queue: Vec::with_capacity(QUEUE_BYTES), sequence: 0, bytes: 0, torn: false, poll }
+        Self {
+            queue: Vec::with_capacity(QUEUE_BYTES),
+            sequence: 0,
+            bytes: 0,
+            torn: false,
+            greeted: false,
+            poll,
+        }
     }
 
     /// Bytes sent so far.
@@ -39,8 +49,14 @@ impl Writer {
         self.torn
     }
 
+    /// True if the preamble was queued.
+    pub(crate) fn has_greeted(&self) -> bool {
+        self.greeted
+    }
+
     /// Queues the preamble.
     pub(crate) fn preamble(&mut self, preamble: &Preamble) {
+        self.greeted = true;
         self.queue.extend_from_slice(&preamble.encode());
     }
 
@@ -132,6 +148,12 @@ impl Writer {
                     left -= sent;
                     self.bytes += sent as u64;
                     IoSlice::advance_slices(&mut slices, sent);
+                    if left > 0
+                        && let Err(error) = patience(LinkError::TimedOut(Duration::ZERO))
+                    {
+                        self.torn = true;
+                        return Err(error);
+                    }
                 }
                 Err(error) => {
                     if let Err(error) = patience(error) {

@@ -84,6 +84,8 @@ pub struct Source {
     serial: Option<u64>,
     pub paused: bool,
     pub ends: Option<GuestEnd>,
+    /// It does not know where its RAM has holes, and so many reads of RAM take 100 ms each.
+    pub slow_reads: u32,
     counter: u64,
 }
 
@@ -103,6 +105,7 @@ impl Source {
             serial: None,
             paused: false,
             ends: None,
+            slow_reads: 0,
             counter: 0,
         };
         source.work(600);
@@ -286,6 +289,9 @@ impl SourceHost for Source {
     }
 
     fn zero_run(&mut self, pages: Range<u64>) -> u64 {
+        if self.slow_reads > 0 {
+            return 0;
+        }
         let state = self.world.lock();
         let next = state.ram[0].range(pages.clone()).next();
         next.map_or(pages.end, |(page, _)| *page) - pages.start
@@ -293,6 +299,10 @@ impl SourceHost for Source {
 
     fn read_ram(&mut self, first: u64, buf: &mut [u8]) -> Result<(), Injected> {
         self.call("read_ram")?;
+        if let Some(left) = self.slow_reads.checked_sub(1) {
+            self.slow_reads = left;
+            self.world.lock().advance(Duration::from_millis(100));
+        }
         copy_out(&self.world.lock(), 0, first, buf);
         self.call("read_ram")
     }

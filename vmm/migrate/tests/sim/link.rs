@@ -32,10 +32,13 @@ impl Link for SimLink {
                 for part in parts {
                     let take = part.len().min(room - sent);
                     state.wire[peer].extend(&part[..take]);
+                    if self.side == Side::Source {
+                        state.tape.extend_from_slice(&part[..take]);
+                    }
                     sent += take;
                 }
-                // 2 GiB/s.
-                state.advance(Duration::from_nanos(sent as u64 / 2));
+                let per_byte_ns = if state.slow_link { 100.0 } else { 0.5 };
+                state.advance(Duration::from_nanos((sent as f64 * per_byte_ns) as u64));
                 state.changed();
                 return Ok(sent);
             }

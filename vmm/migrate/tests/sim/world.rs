@@ -73,6 +73,10 @@ pub struct State {
     /// Bytes on their way to each side.
     pub wire: [VecDeque<u8>; 2],
     pub cut_at: Option<Duration>,
+    /// 10 MiB/s instead of 2 GiB/s.
+    pub slow_link: bool,
+    /// All that the source has sent.
+    pub tape: Vec<u8>,
 
     /// RAM as each side has it: pages that are not here are zero.
     pub ram: [BTreeMap<u64, Page>; 2],
@@ -119,6 +123,8 @@ impl World {
             closed: [false; 2],
             wire: [VecDeque::new(), VecDeque::new()],
             cut_at: None,
+            slow_link: false,
+            tape: Vec::new(),
             ram: [BTreeMap::new(), BTreeMap::new()],
             device: [Vec::new(), Vec::new()],
             machine: [0; 2],
