@@ -267,3 +267,7 @@ impl Context {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "context_test.rs"]
+mod tests;

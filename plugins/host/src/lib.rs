@@ -28,7 +28,7 @@ mod text;
 pub use context::{HostServices, LogLevel, Stats};
 pub use descriptor::Descriptor;
 pub use device_info::{DeviceInfo, Doorbell, InfoError, Region};
-pub use exit::exit_now;
+pub use exit::{end_if_loading_hangs, exit_now};
 pub use format::StateFormat;
 pub use instance::{Deadlines, Instance, InstanceConfig, PrecopyInfo, Read};
 pub use instance_error::{Cause, InstanceError};

@@ -155,7 +155,11 @@ impl Plugin {
         let outcome = loaded.and_then(|(_, descriptor, raw)| {
             if descriptor != from_file { Err(changed()) } else { loader.start(descriptor, raw) }
         });
-        if loader.runner.is_lost() && !returned.load(Ordering::SeqCst) {
+        if let Err(error) = &outcome
+            && loader.runner.is_lost()
+            && !returned.load(Ordering::SeqCst)
+        {
+            crate::exit::loading_is_late(error.to_string(), &returned);
             registry.loading = Some((path.clone(), returned));
         }
         registry.known.push(Known { path, address, outcome: outcome.clone() });

@@ -13,11 +13,15 @@ mod run;
 mod signals;
 
 use std::io::Write;
+use std::time::Duration;
 
 use clap::Parser;
-use drogher_plugin_host::{Plugin, exit_now};
+use drogher_plugin_host::{Plugin, end_if_loading_hangs, exit_now};
 
 use args::{Cli, Command, PluginCommand};
+
+/// Longest time from a plugin that hangs while it is loaded to the end of the process.
+const ORDERLY_END: Duration = Duration::from_secs(2);
 
 fn main() -> ! {
     let cli = Cli::parse();
@@ -30,6 +34,12 @@ fn main() -> ! {
         .without_time()
         .with_target(false)
         .init();
+    // Plugins are loaded before there is a guest. While the loading of one hangs, no code can rely on
+    // coming back here.
+    if let Err(error) = end_if_loading_hangs(ORDERLY_END, 1) {
+        eprintln!("drogher: Cannot start a thread: {error}");
+        exit_now(1);
+    }
     let result = match cli.command {
         Command::Run(args) => run::run(*args),
         Command::Receive(args) => receive::receive(&args),

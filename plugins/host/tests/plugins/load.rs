@@ -40,6 +40,19 @@ fn files_that_are_no_plugins() {
     assert!(matches!(error, LoadError::NoSymbol { .. } | LoadError::NotElf { .. }), "{error}");
 }
 
+/// A real file, cut at every length: an error each time, and never a panic.
+#[test]
+fn a_file_that_is_cut_anywhere() {
+    let Some(built) = hostile(&[]) else { return };
+    let file = std::fs::OpenOptions::new().write(true).open(&built.file).expect("opens");
+    let len = file.metadata().expect("a file").len();
+    for len in (0..len).rev() {
+        file.set_len(len).expect("cuts");
+        let error = Plugin::inspect(&built.file).expect_err("cut");
+        assert!(matches!(error, LoadError::NotElf { .. }), "{len}: {error}");
+    }
+}
+
 #[test]
 fn another_machine() {
     let Some(built) = hostile(&[]) else { return };

@@ -2,7 +2,7 @@
 //! how their process ends.
 
 use crate::bed::{Bed, Built, ENDED, alone, hostile, short, until, words};
-use drogher_plugin_host::{Instance, LoadError, Plugin, State, exit_now};
+use drogher_plugin_host::{Instance, LoadError, Plugin, State, end_if_loading_hangs, exit_now};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -167,6 +167,18 @@ fn a_constructor_that_hangs_is_left_alone() {
     }
     Plugin::deinit_all();
     exit_now(ENDED)
+}
+
+/// The same for code that knows nothing of the lock, and waits for it on its way out.
+#[test]
+fn a_process_that_waits_for_the_linker_is_ended() {
+    if !alone("stuck::a_process_that_waits_for_the_linker_is_ended") {
+        return;
+    }
+    end_if_loading_hangs(Duration::from_millis(100), ENDED).expect("watches");
+    let Some(stuck) = hostile(&["CONSTRUCTOR_HANGS"]) else { exit_now(ENDED) };
+    Plugin::open_within(&stuck.file, LOADING).expect_err("hangs");
+    std::process::exit(0)
 }
 
 #[test]
