@@ -289,6 +289,8 @@ static int32_t region_write(void *dev, uint32_t region, uint64_t offset, const v
     int32_t status = dma->fill(h->ctx, 0, iova, 0xEE, 64, &done);
     if (status == DROGHER_OK && done != 64)
         return DROGHER_ERR_FATAL;
+    if (status == DROGHER_ERR_PERM)
+        return status;
     /* A place for the answer that is not aligned. */
     char places[24] = {0};
     if (dma->fetch_add_u64(h->ctx, 0, 0x100, 1, (uint64_t *)(void *)(places + 1)) != DROGHER_OK ||
@@ -565,8 +567,10 @@ static const void *get_extension(void *dev, const char *id, uint64_t id_len)
     (void)dev;
     if (begin("get_extension") != DROGHER_OK)
         return NULL;
+#ifndef NO_MIGRATION
     if (id_len == strlen(DROGHER_EXT_MIGRATION) && strcmp(id, DROGHER_EXT_MIGRATION) == 0)
         return &migration;
+#endif
 #ifdef NDMA
     if (id_len == strlen(DROGHER_EXT_NDMA) && strcmp(id, DROGHER_EXT_NDMA) == 0)
         return &ndma;

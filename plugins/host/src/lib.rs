@@ -22,6 +22,7 @@ mod params;
 mod plugin;
 mod raw;
 mod runner;
+mod sized;
 mod state;
 mod text;
 

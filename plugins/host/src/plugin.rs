@@ -312,12 +312,17 @@ fn load(path: &Path) -> Result<(usize, Descriptor, Raw), LoadError> {
     // SAFETY: the file was inspected: this symbol is a descriptor. The head alone is read first, in
     // case the file was replaced since.
     let head = unsafe { core::slice::from_raw_parts(symbol, descriptor::HEAD) };
-    Descriptor::check_head(head).map_err(wrong)?;
+    let size = Descriptor::check_head(head).map_err(wrong)?.min(size_of::<abi::Descriptor>());
     // SAFETY: the head says that so much is there.
-    let bytes = unsafe { core::slice::from_raw_parts(symbol, descriptor::LEN) };
+    let bytes = unsafe { core::slice::from_raw_parts(symbol, size) };
     let parsed = Descriptor::parse(bytes).map_err(wrong)?;
-    // SAFETY: aligned, as long as a descriptor, which has no invalid values but those of functions.
-    let raw = unsafe { symbol.cast::<abi::Descriptor>().read() };
+    let mut raw = core::mem::MaybeUninit::<abi::Descriptor>::zeroed();
+    // SAFETY: `size` bytes are there on both sides; where they end, zeros are integers, NULL or no
+    // function.
+    let raw = unsafe {
+        core::ptr::copy_nonoverlapping(symbol, raw.as_mut_ptr().cast(), size);
+        raw.assume_init()
+    };
     Ok((symbol.addr(), parsed, Raw(raw)))
 }
 

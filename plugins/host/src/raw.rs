@@ -9,6 +9,7 @@
 use crate::context::Context;
 use crate::host_table::{self, HOST, OWN_REQUESTER};
 use crate::load_error::TableError;
+use crate::sized::{Sized1, Table, blank, table};
 use core::ffi::{CStr, c_void};
 use drogher_plugin_abi as abi;
 use std::sync::Arc;
@@ -32,85 +33,6 @@ pub(crate) fn check(status: i32) -> Result<(), Failed> {
 }
 
 const MISSING: i32 = abi::DROGHER_ERR_NOTSUP;
-
-/// A struct that begins with its size as a `u32`, for which all zero bytes are a value.
-///
-/// # Safety
-/// Both are promised by the implementation; it has no invalid bit patterns but those of functions.
-pub(crate) unsafe trait Sized1: Copy {
-    /// For messages.
-    const NAME: &'static str;
-}
-
-// SAFETY: integers and optional functions.
-unsafe impl Sized1 for abi::DeviceOps {
-    const NAME: &'static str = "drogher_device_ops";
-}
-// SAFETY: as above.
-unsafe impl Sized1 for abi::Migration {
-    const NAME: &'static str = "drogher_migration";
-}
-// SAFETY: as above.
-unsafe impl Sized1 for abi::Ndma {
-    const NAME: &'static str = "drogher_ndma";
-}
-// SAFETY: as above.
-unsafe impl Sized1 for abi::Params {
-    const NAME: &'static str = "drogher_params";
-}
-// SAFETY: integers.
-unsafe impl Sized1 for abi::DeviceInfo {
-    const NAME: &'static str = "drogher_device_info";
-}
-// SAFETY: integers.
-unsafe impl Sized1 for abi::RegionInfo {
-    const NAME: &'static str = "drogher_region_info";
-}
-// SAFETY: integers.
-unsafe impl Sized1 for abi::DoorbellInfo {
-    const NAME: &'static str = "drogher_doorbell_info";
-}
-// SAFETY: integers.
-unsafe impl Sized1 for abi::PrecopyInfo {
-    const NAME: &'static str = "drogher_precopy_info";
-}
-// SAFETY: integers and pointers.
-unsafe impl Sized1 for abi::ParamInfo {
-    const NAME: &'static str = "drogher_param_info";
-}
-
-/// Copies a table of the plugin's, as much of it as both sides know; the rest is zero.
-///
-/// # Safety
-/// `ptr` is NULL or points to as many readable bytes as its first field says.
-pub(crate) unsafe fn table<T: Sized1>(ptr: *const T) -> Result<T, TableError> {
-    let table = T::NAME;
-    if ptr.is_null() {
-        return Err(TableError::Missing { table });
-    }
-    if !ptr.cast::<u64>().is_aligned() {
-        return Err(TableError::Misaligned { table });
-    }
-    // SAFETY: the caller's promise.
-    let found = unsafe { ptr.cast::<u32>().read() };
-    // All of version 1 must be there. Structs that grow later will need their first size here.
-    let need = size_of::<T>();
-    if (found as usize) < need {
-        return Err(TableError::TooSmall { table, found, need });
-    }
-    // SAFETY: at least `need` bytes are there.
-    Ok(unsafe { ptr.read() })
-}
-
-/// A zeroed struct for the plugin to fill in, with its size.
-fn blank<T: Sized1>() -> T {
-    let mut value = core::mem::MaybeUninit::<T>::zeroed();
-    // SAFETY: it begins with a `u32`, and zero bytes are a value: promised by `Sized1`.
-    unsafe {
-        value.as_mut_ptr().cast::<u32>().write(size_of::<T>() as u32);
-        value.assume_init()
-    }
-}
 
 /// What a plugin exports, beyond its identity.
 #[derive(Clone, Copy)]
@@ -169,7 +91,7 @@ impl Entry {
         }
     }
 
-    fn extension<T: Sized1>(&self, dev: *mut c_void, id: &CStr) -> Result<Option<T>, TableError> {
+    fn extension<T: Table>(&self, dev: *mut c_void, id: &CStr) -> Result<Option<T>, TableError> {
         let Some(get) = self.raw.get_extension else { return Ok(None) };
         // SAFETY: the plugin's promises; `dev` is NULL or an instance of it.
         let ptr = unsafe { get(dev, id.as_ptr(), id.count_bytes() as u64) };
@@ -320,7 +242,7 @@ impl Device {
         Ok(())
     }
 
-    fn extension<T: Sized1>(&self, id: &CStr) -> Result<Option<T>, TableError> {
+    fn extension<T: Table>(&self, id: &CStr) -> Result<Option<T>, TableError> {
         match self.enter("get_extension") {
             Ok(()) => self.entry.extension(self.dev, id),
             Err(_) => Ok(None),

@@ -1,14 +1,20 @@
 //! The handle on the host: DMA, interrupts, log.
 //!
-//! Invariant of this module: `Inner` holds a table that is valid for ever and a context on which it
-//! has called `retain` and not yet `release`, so every call below has a valid context.
+//! Invariant of this module: `Inner` holds copies of the host's tables, as far as both sides know them,
+//! and a context on which it has called `retain` and not yet `release`, so every call below has a valid
+//! context.
 #![expect(unsafe_code, reason = "Calls the host's C functions")]
 
+use crate::shim;
 use drogher_plugin_abi as abi;
 use std::ffi::CStr;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Sizes of the host's tables in version 1.0: no host has less.
+const HOST_FIRST: usize = 88;
+const DMA_FIRST: usize = 64;
 
 /// Importance of a log line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,9 +91,9 @@ impl fmt::Display for IrqError {
 impl std::error::Error for IrqError {}
 
 struct Inner {
-    table: &'static abi::HostTable,
+    table: abi::HostTable,
     ctx: *mut abi::HostCtx,
-    dma: Option<&'static abi::Dma>,
+    dma: Option<abi::Dma>,
     requester: u32,
     /// `fail` was called since the device was made.
     failed: AtomicBool,
@@ -132,15 +138,14 @@ impl Host {
         ctx: *mut abi::HostCtx,
         requester: u32,
     ) -> Option<Host> {
-        // SAFETY: promised by the caller; version 1 fields are always there.
-        let table: &'static abi::HostTable = unsafe { table.as_ref()? };
+        // SAFETY: promised by the caller.
+        let table = unsafe { shim::known(table, HOST_FIRST)? };
         let (retain, get_extension) = (table.retain?, table.get_extension?);
         let id: &CStr = abi::DROGHER_EXT_DMA;
-        // SAFETY: `ctx` is valid; the id is a constant of that length. The answer is NULL or a table
-        // valid for ever.
+        // SAFETY: `ctx` is valid; the id is a constant of that length. The answer is NULL or a table.
         let dma = unsafe {
             let dma = get_extension(ctx, id.as_ptr(), id.count_bytes() as u64);
-            dma.cast::<abi::Dma>().as_ref()
+            shim::known(dma.cast::<abi::Dma>(), DMA_FIRST)
         };
         // SAFETY: `ctx` is valid; `Inner::drop` releases.
         unsafe { retain(ctx) };
@@ -157,6 +162,7 @@ impl Host {
         let status = self
             .inner
             .dma
+            .as_ref()
             .and_then(|dma| call(dma, self.inner.ctx, self.inner.requester, &mut done))
             .unwrap_or(abi::DROGHER_ERR_NOTSUP);
         let kind = match status {

@@ -134,3 +134,7 @@ impl Params {
         Ok(self.text(name)? == "true")
     }
 }
+
+#[cfg(test)]
+#[path = "params_test.rs"]
+mod tests;
