@@ -123,6 +123,28 @@ static int32_t init(const drogher_host *host, drogher_host_ctx *ctx)
 #endif
 }
 
+#ifdef OUTLIVES
+/* A thread that goes on after `destroy`, with a hold on the context. */
+static void *outlive(void *arg)
+{
+    hostile h = *(hostile *)arg;
+    const drogher_dma *dma =
+        h.host->get_extension(h.ctx, DROGHER_EXT_DMA, strlen(DROGHER_EXT_DMA));
+    uint64_t old;
+    while (dma->fetch_add_u64(h.ctx, 0, 0x1000, 1, &old) != DROGHER_ERR_SHUTDOWN)
+        h.host->irq(h.ctx, 0);
+    if (h.host->irq(h.ctx, 0) != DROGHER_ERR_SHUTDOWN)
+        note("an interrupt after the end");
+    h.host->log(h.ctx, DROGHER_LOG_ERROR, "late", 4);
+    h.host->fail(h.ctx, "late", 4);
+    h.host->set_last_error(h.ctx, "late", 4);
+    h.host->release(h.ctx);
+    note("over");
+    free(arg);
+    return NULL;
+}
+#endif
+
 static void deinit(void)
 {
     begin("deinit");
@@ -151,6 +173,16 @@ static int32_t create(const drogher_create_info *info, void **dev_out)
     h->host = info->host;
     h->ctx = info->host_ctx;
     h->state = DROGHER_STATE_STOP;
+#ifdef OUTLIVES
+    hostile *copy = malloc(sizeof *copy);
+    pthread_t thread;
+    if (copy == NULL)
+        return DROGHER_ERR_NOMEM;
+    *copy = *h;
+    h->host->retain(h->ctx);
+    pthread_create(&thread, NULL, outlive, copy);
+    pthread_detach(thread);
+#endif
     *dev_out = h;
     return DROGHER_OK;
 #endif

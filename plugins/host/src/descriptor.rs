@@ -125,6 +125,7 @@ impl Descriptor {
     }
 }
 
+/// Lines for people, each with its end.
 impl fmt::Display for Descriptor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "id:        {}", self.id)?;
@@ -134,9 +135,9 @@ impl fmt::Display for Descriptor {
         writeln!(f, "licence:   {}", self.licence)?;
         writeln!(f, "interface: {}.{}", self.abi_major, self.abi_minor)?;
         let on_panic = if self.aborts { "ends the process" } else { "moves the device to ERROR" };
-        write!(f, "a panic:   {on_panic}")?;
+        writeln!(f, "a panic:   {on_panic}")?;
         if self.experimental {
-            write!(f, "\nexperimental: ids, registers and state format may change")?;
+            writeln!(f, "experimental: ids, registers and state format may change")?;
         }
         Ok(())
     }

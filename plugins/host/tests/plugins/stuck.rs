@@ -85,6 +85,21 @@ fn a_late_call_of_several_is_the_last() {
 }
 
 #[test]
+fn a_thread_that_outlives_its_device_reaches_nothing() {
+    let Some(noted) = Noted::new(&["OUTLIVES"]) else { return };
+    let bed = Bed::new();
+    let device = noted.running(&bed);
+    until("the thread counts", || bed.u64(0x1000) > 3);
+    device.destroy().expect("destroyed");
+    let (count, irqs) = (bed.u64(0x1000), bed.irqs());
+    until("the thread saw the end", || noted.count("over") == 1);
+    assert_eq!((bed.u64(0x1000), bed.irqs()), (count, irqs));
+    assert_eq!(noted.count("an interrupt after the end"), 0);
+    assert!(bed.machine.lines.lock().expect("not poisoned").iter().all(|line| line.1 != "late"));
+    assert!(bed.machine.failures.lock().expect("not poisoned").is_empty());
+}
+
+#[test]
 fn a_device_that_is_refused_is_destroyed() {
     for define in ["NO_VENDOR", "NO_REGION_READ", "FATAL=\"describe\""] {
         let Some(noted) = Noted::new(&[define]) else { return };
