@@ -6,31 +6,43 @@
  * SPDX-License-Identifier: Apache-2.0 OR MIT
  * Generated from the crate drogher-plugin-abi; DESIGN.md there is the normative text. In short:
  *
- * A plugin is a shared object that exports one constant, `drogher_plugin_entry` (see the end).
+ * Plugin. A shared object that exports one constant, `drogher_plugin_entry` (see the end). It is loaded
+ * once and never unloaded; all its instances share its global data. What belongs to the process is the
+ * host's: no exit, fork, signal handlers, working directory or locale.
  *
- * Structs begin with `size`, set by who provides them: the host for its tables and for what it wants
- * filled in, the plugin for its tables. They grow at the end only. What lies beyond the other side's
- * size is absent. Everything called reserved, and all unknown flags, must be 0.
+ * Growth. Structs with a `size` grow at the end only; it is set by who provides the struct: the host
+ * for its tables and for what it wants filled in, the plugin for its tables. What lies beyond the other
+ * side's size is absent. Everything called reserved, and all unknown flags, must be 0.
  *
- * Tables (of functions) and the texts that they hold are constant and valid for ever. All else that a
- * pointer argument points to is borrowed for the duration of the call: copy what you keep. Buffers to
- * be filled are initialised. Who allocates frees; nothing is freed by the other side.
+ * Ownership. Tables (of functions), and the texts in them, are constant and valid for ever. All else
+ * that a pointer argument points to is borrowed for the duration of the call: copy what you keep.
+ * Buffers that the other side is to fill hold initialised bytes. Who allocates frees; nothing is freed
+ * by the other side. Texts are UTF-8; in those for people, what is not, or is a control character, is
+ * replaced.
  *
  * Threads. Each function carries one of
  *   [serialised]  called by the host: never twice at once for one instance, but from no fixed thread;
  *                 what one call wrote the next one sees. Different instances are called in parallel.
  *   [serialised: with ...]  more than that is kept apart, as it says.
- *   [any]         called by the plugin: from any thread, at any time between create's begin and
- *                 destroy's return, in parallel, also from inside a call.
- * No host function calls into a plugin, so a plugin may hold its own locks while it calls one.
+ *   [any]         called by the plugin: from any thread, in parallel, also from inside a call, from
+ *                 when the plugin gets `host_ctx` until `destroy`, or a `create` that fails, returns;
+ *                 longer after `retain`.
+ * Re-entry. No host function calls into a plugin, so a plugin may hold its own locks while it calls
+ * one; and no call of the host comes while another one into the same instance has not returned. The
+ * memory model of DMA is said at `drogher_dma`.
  *
- * Deadlines. [deadline: call] about 2 s, [deadline: state] about 5 s, set by the operator. A call that
- * has not returned by then is given up: DMA and interrupts of the device end, it is in ERROR for good,
- * and nothing is called for it again. Long work belongs on threads of the plugin's own.
+ * Deadlines, set by the operator, usually:
+ *   [deadline: call]  2 s
+ *   [deadline: state] 5 s
+ *   [deadline: load]  10 s; the same for loading the file with its constructors
+ * A call that has not returned by then is given up: DMA and interrupts of the device end, it is in
+ * ERROR for good, and nothing is called for it again, not even `destroy`. If it is `create`, the plugin
+ * makes no more devices in this process. Long work belongs on threads of the plugin's own.
  *
- * Status. 0 or a negative DROGHER_ERR_*; say why with set_last_error before. A failure has no effect
- * on the device, except DROGHER_ERR_FATAL: it is then in ERROR. No exception, panic or longjmp may
- * leave a function.
+ * Status. 0 or a negative DROGHER_ERR_*; say why with `set_last_error` before. A failure has no effect
+ * on the device, except DROGHER_ERR_FATAL: it is then in ERROR until a `reset` that succeeds. The same
+ * goes for answers that cannot be: a positive status, more bytes than asked for, a state that was not
+ * asked for. No exception, panic or longjmp may leave a function.
  *
  * States. A device begins in STOP. DMA and interrupts are let through in RUNNING, RUNNING_P2P, PRE_COPY
  * and PRE_COPY_P2P outside NDMA; elsewhere the host refuses them, whatever the plugin does, and counts
@@ -39,7 +51,7 @@
  * Extension ids of a plugin: drogher.migration/1, drogher.ndma/1, drogher.params/1; of the host:
  * drogher.dma/1. Reserved for later: drogher.dma-log/1, drogher.dma-pin/1, drogher.prefers/1,
  * drogher.net-port/1, drogher.inspect/1, and everything that begins with "drogher.". An extension that
- * must break gets a new number.
+ * must break gets a new number. Other makers' ids begin with a domain of theirs.
  */
 
 #include <stdint.h>
@@ -106,8 +118,8 @@ typedef struct drogher_host_ctx drogher_host_ctx;
 // a reset may bring it back. Every other negative status refuses one call and changes nothing.
 #define DROGHER_ERR_FATAL -131
 
-// Longest text, in bytes, that the host takes from a plugin in one piece: log lines, error texts,
-// parameter names, values and documentation. What is longer is cut.
+// Longest text, in bytes, that the host takes from a plugin in one piece. Longer log lines and
+// error texts are cut; longer values, defaults and documentation of parameters are refused.
 #define DROGHER_TEXT_MAX 4096
 
 // Something is broken.
@@ -164,7 +176,8 @@ typedef struct drogher_host_ctx drogher_host_ctx;
 // Stopped, a state can be written.
 #define DROGHER_STATE_RESUMING 4
 
-// Runs, but starts no access to another device.
+// Runs, but starts no access to another device. (A device that cannot tell another device's BAR
+// from RAM starts none at all.)
 #define DROGHER_STATE_RUNNING_P2P 5
 
 // Runs, and state can be read in advance.
@@ -227,7 +240,7 @@ typedef struct drogher_host_ctx drogher_host_ctx;
 #define DROGHER_PLUGIN_FLAGS 3
 
 // A borrowed piece of UTF-8 text: `len` bytes at `ptr`, no NUL needed. `ptr` may be NULL when
-// `len` is 0. How long it stays valid is said where it is used.
+// `len` is 0. How long it stays valid is said where it is used. Never grows.
 typedef struct drogher_str {
   // First byte.
   const char *ptr;
@@ -236,9 +249,8 @@ typedef struct drogher_str {
 } drogher_str;
 
 // The host's functions. The table is constant and valid for ever. Later versions append: a plugin
-// that uses a function newer than version 1.0 looks at `size` first. No function calls into a
-// plugin on the caller's stack, none blocks longer than one copy of the bytes named, so a plugin
-// may hold its own locks while it calls. All may be called inside a call into the plugin too.
+// that uses a function newer than version 1.0 looks at `size` first. None waits for a call into a
+// plugin; `fail`, and DMA beside that of many other threads, wait for DMA in flight.
 typedef struct drogher_host {
   // sizeof, as the host was compiled.
   uint32_t size;
@@ -250,8 +262,8 @@ typedef struct drogher_host {
   uint32_t flags;
   // Name and version of the host, for people. Valid for ever.
   struct drogher_str host_name;
-  // Keeps `ctx` valid beyond `destroy`: after it every function answers DROGHER_ERR_SHUTDOWN
-  // (or does nothing) instead of being undefined. One `release` each.
+  // Keeps `ctx` valid beyond `destroy`: every function then answers DROGHER_ERR_SHUTDOWN, or does
+  // nothing, instead of being undefined. One `release` each.
   // [any]
   void (*retain)(drogher_host_ctx *ctx);
   // Gives one `retain` back; `ctx` may be invalid afterwards.
@@ -265,9 +277,9 @@ typedef struct drogher_host {
   // is returned. The text is copied; the last one counts.
   // [any]
   void (*set_last_error)(drogher_host_ctx *ctx, const char *text, uint64_t len);
-  // Declares the device broken, from any thread: it goes to ERROR by the host's decision, its
-  // DMA and interrupts end at once, calls are refused until a reset. For workers, which have no
-  // status to return.
+  // Declares the device broken, from any thread: it goes to ERROR, its DMA and interrupts have
+  // ended on return, and nothing but `reset` and `destroy` is called. For workers, which have no
+  // status to return. Nothing happens with the plugin's own `ctx`, of `init`.
   // [any]
   void (*fail)(drogher_host_ctx *ctx, const char *text, uint64_t len);
   // Triggers MSI-X vector `vector`. Masking and pending bits are the host's. DROGHER_ERR_PERM in
@@ -276,27 +288,30 @@ typedef struct drogher_host {
   // [any]
   int32_t (*irq)(drogher_host_ctx *ctx, uint32_t vector);
   // Returns the host's table for an extension (`drogher_dma` for DROGHER_EXT_DMA) or NULL.
-  // `id` has `id_len` bytes. Tables are constant and valid for ever.
+  // `id` has `id_len` bytes. Unknown ids: NULL.
   // [any]
   const void *(*get_extension)(drogher_host_ctx *ctx, const char *id, uint64_t id_len);
 } drogher_host;
 
-// DMA. Addresses are IOVAs of the requester named; each access goes through its translation and
-// permissions and marks what it writes as dirty. No pointer to guest memory ever leaves the host.
+// DMA. Addresses are IOVAs of the requester named, which `create` was given; each access goes
+// through its translation and permissions and marks what it writes as dirty. No pointer to guest
+// memory ever leaves the host.
 //
 // Memory model: an aligned access of 1, 2, 4 or 8 bytes is single-copy atomic. Calls of one thread
 // take effect in program order, as all observers see it, also towards a following `irq`. Inside one
 // longer access order is undefined. Atomic operations are sequentially consistent.
 //
 // Status: DROGHER_OK; DROGHER_ERR_FAULT with `*done` = bytes accessed, from the start, before the
-// fault; DROGHER_ERR_PERM where the device may do no DMA (state or NDMA); DROGHER_ERR_NOENT for an
-// unknown requester; DROGHER_ERR_INVAL. `done` may be NULL. `len` 0 is allowed and does nothing.
+// fault; DROGHER_ERR_PERM where the device may do no DMA (state, NDMA or ERROR), also in the middle
+// of an access; DROGHER_ERR_BUSY if too many threads do DMA; DROGHER_ERR_NOENT for an unknown
+// requester; DROGHER_ERR_INVAL for NULL, a length that cannot be, a misaligned atomic operation;
+// DROGHER_ERR_SHUTDOWN. `done` and `old` may be NULL. `len` 0 is allowed and does nothing.
 typedef struct drogher_dma {
   // sizeof, as the host was compiled.
   uint32_t size;
   // 0 in this version.
   uint32_t flags;
-  // Reads guest memory into `data`.
+  // Reads guest memory into `data`; what lies behind `*done` bytes is unchanged.
   // [any]
   int32_t (*read)(drogher_host_ctx *ctx,
                   uint32_t requester,
@@ -352,7 +367,7 @@ typedef struct drogher_dma {
                               uint64_t *old);
 } drogher_dma;
 
-// One parameter given at creation. The texts are valid during the call.
+// One parameter given at creation. The texts are valid during the call. Never grows.
 typedef struct drogher_key_value {
   // Name, without duplicates.
   struct drogher_str key;
@@ -369,7 +384,8 @@ typedef struct drogher_create_info {
   uint32_t flags;
   // The host's functions.
   const struct drogher_host *host;
-  // First argument of the host's functions. Valid until `destroy` returns; longer with `retain`.
+  // First argument of the host's functions. Valid until `destroy` returns, or this `create` if it
+  // fails; longer with `retain`.
   drogher_host_ctx *host_ctx;
   // The instance's name in messages.
   struct drogher_str name;
@@ -379,6 +395,7 @@ typedef struct drogher_create_info {
   // Number of parameters.
   uint64_t param_count;
   // The requester handle of the device's own requester ID, for the functions of `drogher_dma`.
+  // Handles of further ones (functions, PASIDs) will come from an extension.
   uint32_t requester;
   // 0 in this version.
   uint32_t reserved;
@@ -444,7 +461,8 @@ typedef struct drogher_region_info {
 
 // A doorbell: a place in a region where a write of any value, of exactly this width, only says
 // "look". The host may take such writes without stopping the guest (ioeventfd), may merge several
-// into one, and calls `doorbell`, never `region_write`, for them.
+// into one, and calls `doorbell`, never `region_write`, for them. Reads there, and writes of another
+// width, are `region_read` and `region_write` as anywhere. Doorbells do not overlap.
 // Zeroed and sized by the host, filled in by the plugin.
 typedef struct drogher_doorbell_info {
   // sizeof, as the host was compiled.
@@ -461,8 +479,7 @@ typedef struct drogher_doorbell_info {
   uint64_t match_value;
 } drogher_doorbell_info;
 
-// The core verbs. `dev` is what `create` stored. Calls into one instance never overlap, but come
-// from no fixed thread. All but those marked so must be there.
+// The core verbs. `dev` is what `create` stored. Functions may be NULL only where it is said.
 typedef struct drogher_device_ops {
   // sizeof, as the plugin was compiled.
   uint32_t size;
@@ -470,12 +487,14 @@ typedef struct drogher_device_ops {
   uint32_t flags;
   // Makes an instance and stores its pointer (not NULL) in `*dev_out`. The instance is as after
   // power-on, and stopped (state STOP): no DMA, no interrupt before `set_state` lets it run. A
-  // device without migration/1 counts as running when the host's gates open, at some time after
-  // `create`. On failure `*dev_out` is ignored.
-  // [serialised: with every create of this plugin] [deadline: call]
+  // device without migration/1 is not told: it runs whenever its DMA and interrupts are let
+  // through. On failure `*dev_out` is ignored, `destroy` is not called, and nothing of it may be
+  // left running.
+  // [serialised: with every create of this plugin] [deadline: call, together with the describe,
+  // region_info, doorbell_info and get_extension that follow]
   int32_t (*create)(const struct drogher_create_info *info, void **dev_out);
   // Ends the instance; on return nothing of it runs and no host function will be called with its
-  // `host_ctx` (unless retained). Called in any state, also after errors.
+  // `host_ctx` (unless retained). Called in any state, also in ERROR. A process may end without it.
   // [serialised] [deadline: call]
   void (*destroy)(void *dev);
   // Fills in what the device is. Called once, right after `create`.
@@ -489,10 +508,12 @@ typedef struct drogher_device_ops {
   int32_t (*doorbell_info)(void *dev, uint32_t n, struct drogher_doorbell_info *out);
   // Back to power-on contents, out of ERROR and NDMA, sessions dropped, pending doorbells
   // forgotten; the state is then STOP, and on return nothing runs. Parameters keep their values.
+  // In any state. A failure leaves the device in ERROR.
   // [serialised] [deadline: state]
   int32_t (*reset)(void *dev);
   // Reads `len` bytes of the device-specific configuration area. `offset` is the one in the
-  // configuration space; the access lies inside the area. NULL if there is no such area.
+  // configuration space; the access lies inside the area, and may be of any length and alignment.
+  // In any state but ERROR. NULL if there is no such area.
   // [serialised] [deadline: call]
   int32_t (*config_read)(void *dev, uint32_t offset, void *data, uint32_t len);
   // Writes to that area. NULL if there is no such area.
@@ -555,7 +576,8 @@ typedef struct drogher_migration {
   // The whole change is done on return; the plugin never changes the state by itself. When it
   // returns STOP or STOP_COPY, accesses in flight have ended and its workers are parked.
   // RESUMING->STOP checks and takes what was written; all that is wrong with it must be found
-  // here at the latest. A failure leaves the old state, or ERROR (DROGHER_ERR_FATAL).
+  // here at the latest. A failure leaves the old state, or ERROR (DROGHER_ERR_FATAL). The host
+  // asks `get_state` after each call and believes neither alone.
   // [serialised] [deadline: state]
   int32_t (*set_state)(void *dev, uint32_t state);
   // The present state.
@@ -564,10 +586,11 @@ typedef struct drogher_migration {
   // Called in the pre-copy states only. NULL without PRE_COPY.
   // [serialised] [deadline: call]
   int32_t (*precopy_info)(void *dev, struct drogher_precopy_info *out);
-  // Estimate of the bytes that STOP_COPY would give if the device stopped now. Any state.
+  // Estimate of the bytes that STOP_COPY would give if the device stopped now. In any state but
+  // ERROR. A device that then gives very much more may be refused.
   // [serialised] [deadline: call]
   int32_t (*stop_copy_size)(void *dev, uint64_t *bytes);
-  // Reads the next state data: `*done` <= `len` bytes into `data`, more than 0. In a pre-copy
+  // Reads the next state data: `*done` <= `len` bytes into `data`, more than 0 (`len` is). In a pre-copy
   // state DROGHER_ERR_NOMSG says: no more for now. In STOP_COPY DROGHER_OK with `*done` 0 says:
   // the end, now and for ever.
   // [serialised] [deadline: call]
@@ -631,7 +654,7 @@ typedef struct drogher_params {
   // Must be 0.
   uint32_t reserved;
   // Fills in parameter `n` < count. Needs no instance.
-  // [serialised: with every create of this plugin] [deadline: call]
+  // [serialised: with every create of this plugin] [deadline: load]
   int32_t (*info)(uint32_t n, struct drogher_param_info *out);
   // Writes the value of a parameter into `value` (`cap` bytes, no NUL) and its length to
   // `*value_len`. DROGHER_ERR_RANGE if `cap` is too small; `*value_len` then says what is needed.
@@ -642,7 +665,8 @@ typedef struct drogher_params {
                  char *value,
                  uint64_t cap,
                  uint64_t *value_len);
-  // Sets a parameter that has DROGHER_PARAM_RUNTIME.
+  // Sets a parameter that has DROGHER_PARAM_RUNTIME. In any state but ERROR; a failure keeps the old
+  // value.
   // [serialised] [deadline: call]
   int32_t (*set)(void *dev,
                  const char *name,
@@ -681,12 +705,13 @@ typedef struct drogher_plugin_descriptor {
   // Must be 0.
   uint64_t reserved[4];
   // Called once per process, before anything else. May be NULL. `host_ctx` is the plugin's as a
-  // whole: with it `log` and `set_last_error` work, all that needs a device answers
-  // DROGHER_ERR_PERM. A failure refuses the plugin.
-  // [serialised: with every call into the plugin] [deadline: call]
+  // whole and valid for ever: with it `log` and `set_last_error` work, all that needs a device
+  // answers DROGHER_ERR_PERM. A failure refuses the plugin for the life of the process.
+  // [serialised: with every call into the plugin] [deadline: load]
   int32_t (*init)(const struct drogher_host *host, drogher_host_ctx *host_ctx);
   // Called at most once, after the last instance was destroyed; perhaps never: a process may
-  // just end. The file stays loaded. May be NULL.
+  // just end. The file stays loaded, and its destructors and atexit functions are not run. May be
+  // NULL.
   // [serialised: with every call into the plugin] [deadline: call]
   void (*deinit)(void);
   // The device. Valid for ever.
@@ -695,7 +720,8 @@ typedef struct drogher_plugin_descriptor {
   // DROGHER_EXT_MIGRATION, and so on) or NULL. `id` has `id_len` bytes and a NUL after them.
   // `dev` is an instance, or NULL when the host asks before there is one; the answer may differ
   // by instance. Tables are constant and valid for ever. Unknown ids: NULL. May be NULL.
-  // [serialised: per instance] [deadline: call]
+  // [serialised; with every create of this plugin where `dev` is NULL] [deadline: call; load where
+  // `dev` is NULL]
   const void *(*get_extension)(void *dev, const char *id, uint64_t id_len);
 } drogher_plugin_descriptor;
 

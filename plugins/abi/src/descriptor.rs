@@ -51,12 +51,13 @@ pub struct Descriptor {
     /// Must be 0.
     pub reserved: [u64; 4],
     /// Called once per process, before anything else. May be NULL. `host_ctx` is the plugin's as a
-    /// whole: with it `log` and `set_last_error` work, all that needs a device answers
-    /// DROGHER_ERR_PERM. A failure refuses the plugin.
-    /// [serialised: with every call into the plugin] [deadline: call]
+    /// whole and valid for ever: with it `log` and `set_last_error` work, all that needs a device
+    /// answers DROGHER_ERR_PERM. A failure refuses the plugin for the life of the process.
+    /// [serialised: with every call into the plugin] [deadline: load]
     pub init: Option<unsafe extern "C" fn(host: *const HostTable, host_ctx: *mut HostCtx) -> i32>,
     /// Called at most once, after the last instance was destroyed; perhaps never: a process may
-    /// just end. The file stays loaded. May be NULL.
+    /// just end. The file stays loaded, and its destructors and atexit functions are not run. May be
+    /// NULL.
     /// [serialised: with every call into the plugin] [deadline: call]
     pub deinit: Option<unsafe extern "C" fn()>,
     /// The device. Valid for ever.
@@ -65,7 +66,8 @@ pub struct Descriptor {
     /// DROGHER_EXT_MIGRATION, and so on) or NULL. `id` has `id_len` bytes and a NUL after them.
     /// `dev` is an instance, or NULL when the host asks before there is one; the answer may differ
     /// by instance. Tables are constant and valid for ever. Unknown ids: NULL. May be NULL.
-    /// [serialised: per instance] [deadline: call]
+    /// [serialised; with every create of this plugin where `dev` is NULL] [deadline: call; load where
+    /// `dev` is NULL]
     pub get_extension: Option<
         unsafe extern "C" fn(dev: *mut c_void, id: *const c_char, id_len: u64) -> *const c_void,
     >,

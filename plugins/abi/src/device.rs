@@ -23,7 +23,7 @@ pub const DROGHER_REGION_PREFETCH: u32 = 4;
 /// All region flags of this version. The others (mapped areas will be one) are refused.
 pub const DROGHER_REGION_FLAGS: u32 = 7;
 
-/// One parameter given at creation. The texts are valid during the call.
+/// One parameter given at creation. The texts are valid during the call. Never grows.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct KeyValue {
@@ -44,7 +44,8 @@ pub struct CreateInfo {
     pub flags: u32,
     /// The host's functions.
     pub host: *const HostTable,
-    /// First argument of the host's functions. Valid until `destroy` returns; longer with `retain`.
+    /// First argument of the host's functions. Valid until `destroy` returns, or this `create` if it
+    /// fails; longer with `retain`.
     pub host_ctx: *mut HostCtx,
     /// The instance's name in messages.
     pub name: Str,
@@ -54,6 +55,7 @@ pub struct CreateInfo {
     /// Number of parameters.
     pub param_count: u64,
     /// The requester handle of the device's own requester ID, for the functions of `drogher_dma`.
+    /// Handles of further ones (functions, PASIDs) will come from an extension.
     pub requester: u32,
     /// 0 in this version.
     pub reserved: u32,
@@ -123,7 +125,8 @@ pub struct RegionInfo {
 
 /// A doorbell: a place in a region where a write of any value, of exactly this width, only says
 /// "look". The host may take such writes without stopping the guest (ioeventfd), may merge several
-/// into one, and calls `doorbell`, never `region_write`, for them.
+/// into one, and calls `doorbell`, never `region_write`, for them. Reads there, and writes of another
+/// width, are `region_read` and `region_write` as anywhere. Doorbells do not overlap.
 /// Zeroed and sized by the host, filled in by the plugin.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
@@ -142,8 +145,7 @@ pub struct DoorbellInfo {
     pub match_value: u64,
 }
 
-/// The core verbs. `dev` is what `create` stored. Calls into one instance never overlap, but come
-/// from no fixed thread. All but those marked so must be there.
+/// The core verbs. `dev` is what `create` stored. Functions may be NULL only where it is said.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct DeviceOps {
@@ -153,13 +155,15 @@ pub struct DeviceOps {
     pub flags: u32,
     /// Makes an instance and stores its pointer (not NULL) in `*dev_out`. The instance is as after
     /// power-on, and stopped (state STOP): no DMA, no interrupt before `set_state` lets it run. A
-    /// device without migration/1 counts as running when the host's gates open, at some time after
-    /// `create`. On failure `*dev_out` is ignored.
-    /// [serialised: with every create of this plugin] [deadline: call]
+    /// device without migration/1 is not told: it runs whenever its DMA and interrupts are let
+    /// through. On failure `*dev_out` is ignored, `destroy` is not called, and nothing of it may be
+    /// left running.
+    /// [serialised: with every create of this plugin] [deadline: call, together with the describe,
+    /// region_info, doorbell_info and get_extension that follow]
     pub create:
         Option<unsafe extern "C" fn(info: *const CreateInfo, dev_out: *mut *mut c_void) -> i32>,
     /// Ends the instance; on return nothing of it runs and no host function will be called with its
-    /// `host_ctx` (unless retained). Called in any state, also after errors.
+    /// `host_ctx` (unless retained). Called in any state, also in ERROR. A process may end without it.
     /// [serialised] [deadline: call]
     pub destroy: Option<unsafe extern "C" fn(dev: *mut c_void)>,
     /// Fills in what the device is. Called once, right after `create`.
@@ -175,10 +179,12 @@ pub struct DeviceOps {
         Option<unsafe extern "C" fn(dev: *mut c_void, n: u32, out: *mut DoorbellInfo) -> i32>,
     /// Back to power-on contents, out of ERROR and NDMA, sessions dropped, pending doorbells
     /// forgotten; the state is then STOP, and on return nothing runs. Parameters keep their values.
+    /// In any state. A failure leaves the device in ERROR.
     /// [serialised] [deadline: state]
     pub reset: Option<unsafe extern "C" fn(dev: *mut c_void) -> i32>,
     /// Reads `len` bytes of the device-specific configuration area. `offset` is the one in the
-    /// configuration space; the access lies inside the area. NULL if there is no such area.
+    /// configuration space; the access lies inside the area, and may be of any length and alignment.
+    /// In any state but ERROR. NULL if there is no such area.
     /// [serialised] [deadline: call]
     pub config_read: Option<
         unsafe extern "C" fn(dev: *mut c_void, offset: u32, data: *mut c_void, len: u32) -> i32,

@@ -6,16 +6,19 @@ use core::ffi::c_void;
 /// Id of the host's DMA table.
 pub const DROGHER_EXT_DMA: &core::ffi::CStr = c"drogher.dma/1";
 
-/// DMA. Addresses are IOVAs of the requester named; each access goes through its translation and
-/// permissions and marks what it writes as dirty. No pointer to guest memory ever leaves the host.
+/// DMA. Addresses are IOVAs of the requester named, which `create` was given; each access goes
+/// through its translation and permissions and marks what it writes as dirty. No pointer to guest
+/// memory ever leaves the host.
 ///
 /// Memory model: an aligned access of 1, 2, 4 or 8 bytes is single-copy atomic. Calls of one thread
 /// take effect in program order, as all observers see it, also towards a following `irq`. Inside one
 /// longer access order is undefined. Atomic operations are sequentially consistent.
 ///
 /// Status: DROGHER_OK; DROGHER_ERR_FAULT with `*done` = bytes accessed, from the start, before the
-/// fault; DROGHER_ERR_PERM where the device may do no DMA (state or NDMA); DROGHER_ERR_NOENT for an
-/// unknown requester; DROGHER_ERR_INVAL. `done` may be NULL. `len` 0 is allowed and does nothing.
+/// fault; DROGHER_ERR_PERM where the device may do no DMA (state, NDMA or ERROR), also in the middle
+/// of an access; DROGHER_ERR_BUSY if too many threads do DMA; DROGHER_ERR_NOENT for an unknown
+/// requester; DROGHER_ERR_INVAL for NULL, a length that cannot be, a misaligned atomic operation;
+/// DROGHER_ERR_SHUTDOWN. `done` and `old` may be NULL. `len` 0 is allowed and does nothing.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct Dma {
@@ -23,7 +26,7 @@ pub struct Dma {
     pub size: u32,
     /// 0 in this version.
     pub flags: u32,
-    /// Reads guest memory into `data`.
+    /// Reads guest memory into `data`; what lies behind `*done` bytes is unchanged.
     /// [any]
     pub read: Option<
         unsafe extern "C" fn(

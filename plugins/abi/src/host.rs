@@ -20,9 +20,8 @@ pub const DROGHER_LOG_INFO: u32 = 3;
 pub const DROGHER_LOG_DEBUG: u32 = 4;
 
 /// The host's functions. The table is constant and valid for ever. Later versions append: a plugin
-/// that uses a function newer than version 1.0 looks at `size` first. No function calls into a
-/// plugin on the caller's stack, none blocks longer than one copy of the bytes named, so a plugin
-/// may hold its own locks while it calls. All may be called inside a call into the plugin too.
+/// that uses a function newer than version 1.0 looks at `size` first. None waits for a call into a
+/// plugin; `fail`, and DMA beside that of many other threads, wait for DMA in flight.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct HostTable {
@@ -36,8 +35,8 @@ pub struct HostTable {
     pub flags: u32,
     /// Name and version of the host, for people. Valid for ever.
     pub host_name: Str,
-    /// Keeps `ctx` valid beyond `destroy`: after it every function answers DROGHER_ERR_SHUTDOWN
-    /// (or does nothing) instead of being undefined. One `release` each.
+    /// Keeps `ctx` valid beyond `destroy`: every function then answers DROGHER_ERR_SHUTDOWN, or does
+    /// nothing, instead of being undefined. One `release` each.
     /// [any]
     pub retain: Option<unsafe extern "C" fn(ctx: *mut HostCtx)>,
     /// Gives one `retain` back; `ctx` may be invalid afterwards.
@@ -53,9 +52,9 @@ pub struct HostTable {
     /// [any]
     pub set_last_error:
         Option<unsafe extern "C" fn(ctx: *mut HostCtx, text: *const c_char, len: u64)>,
-    /// Declares the device broken, from any thread: it goes to ERROR by the host's decision, its
-    /// DMA and interrupts end at once, calls are refused until a reset. For workers, which have no
-    /// status to return.
+    /// Declares the device broken, from any thread: it goes to ERROR, its DMA and interrupts have
+    /// ended on return, and nothing but `reset` and `destroy` is called. For workers, which have no
+    /// status to return. Nothing happens with the plugin's own `ctx`, of `init`.
     /// [any]
     pub fail: Option<unsafe extern "C" fn(ctx: *mut HostCtx, text: *const c_char, len: u64)>,
     /// Triggers MSI-X vector `vector`. Masking and pending bits are the host's. DROGHER_ERR_PERM in
@@ -64,7 +63,7 @@ pub struct HostTable {
     /// [any]
     pub irq: Option<unsafe extern "C" fn(ctx: *mut HostCtx, vector: u32) -> i32>,
     /// Returns the host's table for an extension (`drogher_dma` for DROGHER_EXT_DMA) or NULL.
-    /// `id` has `id_len` bytes. Tables are constant and valid for ever.
+    /// `id` has `id_len` bytes. Unknown ids: NULL.
     /// [any]
     pub get_extension: Option<
         unsafe extern "C" fn(ctx: *mut HostCtx, id: *const c_char, id_len: u64) -> *const c_void,

@@ -15,7 +15,8 @@ pub const DROGHER_STATE_RUNNING: u32 = 2;
 pub const DROGHER_STATE_STOP_COPY: u32 = 3;
 /// Stopped, a state can be written.
 pub const DROGHER_STATE_RESUMING: u32 = 4;
-/// Runs, but starts no access to another device.
+/// Runs, but starts no access to another device. (A device that cannot tell another device's BAR
+/// from RAM starts none at all.)
 pub const DROGHER_STATE_RUNNING_P2P: u32 = 5;
 /// Runs, and state can be read in advance.
 pub const DROGHER_STATE_PRE_COPY: u32 = 6;
@@ -72,7 +73,8 @@ pub struct Migration {
     /// The whole change is done on return; the plugin never changes the state by itself. When it
     /// returns STOP or STOP_COPY, accesses in flight have ended and its workers are parked.
     /// RESUMING->STOP checks and takes what was written; all that is wrong with it must be found
-    /// here at the latest. A failure leaves the old state, or ERROR (DROGHER_ERR_FATAL).
+    /// here at the latest. A failure leaves the old state, or ERROR (DROGHER_ERR_FATAL). The host
+    /// asks `get_state` after each call and believes neither alone.
     /// [serialised] [deadline: state]
     pub set_state: Option<unsafe extern "C" fn(dev: *mut c_void, state: u32) -> i32>,
     /// The present state.
@@ -81,10 +83,11 @@ pub struct Migration {
     /// Called in the pre-copy states only. NULL without PRE_COPY.
     /// [serialised] [deadline: call]
     pub precopy_info: Option<unsafe extern "C" fn(dev: *mut c_void, out: *mut PrecopyInfo) -> i32>,
-    /// Estimate of the bytes that STOP_COPY would give if the device stopped now. Any state.
+    /// Estimate of the bytes that STOP_COPY would give if the device stopped now. In any state but
+    /// ERROR. A device that then gives very much more may be refused.
     /// [serialised] [deadline: call]
     pub stop_copy_size: Option<unsafe extern "C" fn(dev: *mut c_void, bytes: *mut u64) -> i32>,
-    /// Reads the next state data: `*done` <= `len` bytes into `data`, more than 0. In a pre-copy
+    /// Reads the next state data: `*done` <= `len` bytes into `data`, more than 0 (`len` is). In a pre-copy
     /// state DROGHER_ERR_NOMSG says: no more for now. In STOP_COPY DROGHER_OK with `*done` 0 says:
     /// the end, now and for ever.
     /// [serialised] [deadline: call]

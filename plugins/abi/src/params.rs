@@ -61,7 +61,7 @@ pub struct Params {
     /// Must be 0.
     pub reserved: u32,
     /// Fills in parameter `n` < count. Needs no instance.
-    /// [serialised: with every create of this plugin] [deadline: call]
+    /// [serialised: with every create of this plugin] [deadline: load]
     pub info: Option<unsafe extern "C" fn(n: u32, out: *mut ParamInfo) -> i32>,
     /// Writes the value of a parameter into `value` (`cap` bytes, no NUL) and its length to
     /// `*value_len`. DROGHER_ERR_RANGE if `cap` is too small; `*value_len` then says what is needed.
@@ -76,7 +76,8 @@ pub struct Params {
             value_len: *mut u64,
         ) -> i32,
     >,
-    /// Sets a parameter that has DROGHER_PARAM_RUNTIME.
+    /// Sets a parameter that has DROGHER_PARAM_RUNTIME. In any state but ERROR; a failure keeps the old
+    /// value.
     /// [serialised] [deadline: call]
     pub set: Option<
         unsafe extern "C" fn(

@@ -3,7 +3,7 @@
 use core::ffi::c_char;
 
 /// A borrowed piece of UTF-8 text: `len` bytes at `ptr`, no NUL needed. `ptr` may be NULL when
-/// `len` is 0. How long it stays valid is said where it is used.
+/// `len` is 0. How long it stays valid is said where it is used. Never grows.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct Str {
@@ -23,6 +23,6 @@ impl Str {
     }
 }
 
-/// Longest text, in bytes, that the host takes from a plugin in one piece: log lines, error texts,
-/// parameter names, values and documentation. What is longer is cut.
+/// Longest text, in bytes, that the host takes from a plugin in one piece. Longer log lines and
+/// error texts are cut; longer values, defaults and documentation of parameters are refused.
 pub const DROGHER_TEXT_MAX: u32 = 4096;

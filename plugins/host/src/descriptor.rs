@@ -28,8 +28,9 @@ pub struct Descriptor {
     pub experimental: bool,
 }
 
-/// Length of a version 1 descriptor in bytes.
-pub(crate) const LEN: usize = size_of::<abi::Descriptor>();
+/// Length of a descriptor of version 1.0 in bytes, for ever: of a shorter one there is nothing to be
+/// made.
+pub(crate) const LEN: usize = 376;
 /// What must be there to say what is wrong.
 pub(crate) const HEAD: usize = offset_of!(abi::Descriptor, id);
 
@@ -65,8 +66,8 @@ impl Bytes<'_> {
 }
 
 impl Descriptor {
-    /// Checks what comes before the texts; `bytes` may end there.
-    pub(crate) fn check_head(bytes: &[u8]) -> Result<(), DescriptorError> {
+    /// Checks what comes before the texts, and returns how long it says it is; `bytes` may end there.
+    pub(crate) fn check_head(bytes: &[u8]) -> Result<usize, DescriptorError> {
         let all = Bytes(bytes);
         let magic = all.u64(offset_of!(abi::Descriptor, magic))?;
         if magic != abi::DROGHER_PLUGIN_MAGIC {
@@ -80,7 +81,7 @@ impl Descriptor {
         if (size as usize) < LEN {
             return Err(DescriptorError::TooSmall { found: u64::from(size), need: LEN as u64 });
         }
-        Ok(())
+        Ok(size as usize)
     }
 
     /// Reads and checks a descriptor; `bytes` begin with it and may go on behind it.
@@ -124,6 +125,7 @@ impl Descriptor {
     }
 }
 
+/// Lines for people, each with its end.
 impl fmt::Display for Descriptor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "id:        {}", self.id)?;
@@ -133,9 +135,9 @@ impl fmt::Display for Descriptor {
         writeln!(f, "licence:   {}", self.licence)?;
         writeln!(f, "interface: {}.{}", self.abi_major, self.abi_minor)?;
         let on_panic = if self.aborts { "ends the process" } else { "moves the device to ERROR" };
-        write!(f, "a panic:   {on_panic}")?;
+        writeln!(f, "a panic:   {on_panic}")?;
         if self.experimental {
-            write!(f, "\nexperimental: ids, registers and state format may change")?;
+            writeln!(f, "experimental: ids, registers and state format may change")?;
         }
         Ok(())
     }
@@ -143,4 +145,4 @@ impl fmt::Display for Descriptor {
 
 #[cfg(test)]
 #[path = "descriptor_test.rs"]
-mod tests;
+pub(crate) mod tests;

@@ -1,13 +1,20 @@
 //! The handle on the host: DMA, interrupts, log.
 //!
-//! Invariant of this module: `Inner` holds a table that is valid for ever and a context on which it
-//! has called `retain` and not yet `release`, so every call below has a valid context.
+//! Invariant of this module: `Inner` holds copies of the host's tables, as far as both sides know them,
+//! and a context on which it has called `retain` and not yet `release`, so every call below has a valid
+//! context.
 #![expect(unsafe_code, reason = "Calls the host's C functions")]
 
+use crate::shim;
 use drogher_plugin_abi as abi;
 use std::ffi::CStr;
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Sizes of the host's tables in version 1.0: no host has less.
+const HOST_FIRST: usize = 88;
+const DMA_FIRST: usize = 64;
 
 /// Importance of a log line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,10 +91,12 @@ impl fmt::Display for IrqError {
 impl std::error::Error for IrqError {}
 
 struct Inner {
-    table: &'static abi::HostTable,
+    table: abi::HostTable,
     ctx: *mut abi::HostCtx,
-    dma: Option<&'static abi::Dma>,
+    dma: Option<abi::Dma>,
     requester: u32,
+    /// `fail` was called since the device was made.
+    failed: AtomicBool,
 }
 
 // SAFETY: all functions of the table that are used here are tagged [any]; the tables are constant.
@@ -129,19 +138,19 @@ impl Host {
         ctx: *mut abi::HostCtx,
         requester: u32,
     ) -> Option<Host> {
-        // SAFETY: promised by the caller; version 1 fields are always there.
-        let table: &'static abi::HostTable = unsafe { table.as_ref()? };
+        // SAFETY: promised by the caller.
+        let table = unsafe { shim::known(table, HOST_FIRST)? };
         let (retain, get_extension) = (table.retain?, table.get_extension?);
         let id: &CStr = abi::DROGHER_EXT_DMA;
-        // SAFETY: `ctx` is valid; the id is a constant of that length. The answer is NULL or a table
-        // valid for ever.
+        // SAFETY: `ctx` is valid; the id is a constant of that length. The answer is NULL or a table.
         let dma = unsafe {
             let dma = get_extension(ctx, id.as_ptr(), id.count_bytes() as u64);
-            dma.cast::<abi::Dma>().as_ref()
+            shim::known(dma.cast::<abi::Dma>(), DMA_FIRST)
         };
         // SAFETY: `ctx` is valid; `Inner::drop` releases.
         unsafe { retain(ctx) };
-        Some(Host { inner: Arc::new(Inner { table, ctx, dma, requester }) })
+        let failed = AtomicBool::new(false);
+        Some(Host { inner: Arc::new(Inner { table, ctx, dma, requester, failed }) })
     }
 
     fn dma(
@@ -153,6 +162,7 @@ impl Host {
         let status = self
             .inner
             .dma
+            .as_ref()
             .and_then(|dma| call(dma, self.inner.ctx, self.inner.requester, &mut done))
             .unwrap_or(abi::DROGHER_ERR_NOTSUP);
         let kind = match status {
@@ -294,8 +304,9 @@ impl Host {
     }
 
     /// Declares the device broken, from any thread: the host ends its DMA and interrupts at once and
-    /// moves it to ERROR; a reset may bring it back.
+    /// moves it to ERROR. A reset drops the device and creates it anew.
     pub fn fail(&self, text: &str) {
+        self.inner.failed.store(true, Ordering::SeqCst);
         if let Some(fail) = self.inner.table.fail {
             // SAFETY: valid context and text.
             unsafe { fail(self.inner.ctx, text.as_ptr().cast(), text.len() as u64) }
@@ -311,12 +322,18 @@ impl Host {
         work: impl FnOnce() + Send + 'static,
     ) -> std::io::Result<std::thread::JoinHandle<()>> {
         let host = self.clone();
-        let thread_name = name.to_owned();
+        // A NUL would be a panic.
+        let thread_name = name.replace('\0', "");
         std::thread::Builder::new().name(thread_name.clone()).spawn(move || {
             if let Err(text) = crate::shim::guard(work) {
                 host.fail(&format!("Worker {thread_name} panicked: {text}"));
             }
         })
+    }
+
+    /// Whether `fail` was called since the last question.
+    pub(crate) fn take_failed(&self) -> bool {
+        self.inner.failed.swap(false, Ordering::SeqCst)
     }
 
     pub(crate) fn set_last_error(&self, text: &str) {

@@ -124,3 +124,7 @@ pub enum Read {
     /// STOP_COPY: the end.
     End,
 }
+
+#[cfg(test)]
+#[path = "state_test.rs"]
+mod tests;

@@ -112,3 +112,29 @@ fn every_source_file_is_in_the_header() {
         assert!(stem == "lib" || FILES.contains(&stem.as_str()), "{stem}.rs is in no header");
     }
 }
+
+/// A function that a plugin's author may call, or must write, says on which threads, and if the host
+/// waits for it, how long.
+#[test]
+fn every_function_says_its_threads_and_deadline() {
+    let text = std::fs::read_to_string(folder().join("drogher_plugin.h")).expect("the header");
+    let (mut table, mut comment, mut functions) = ("", String::new(), 0);
+    for line in text.lines().map(str::trim) {
+        if let Some(name) = line.strip_prefix("typedef struct ") {
+            table = name;
+        } else if let Some(words) = line.strip_prefix("//") {
+            comment += words;
+            continue;
+        } else if line.contains("(*") {
+            functions += 1;
+            let hosts = table.starts_with("drogher_host ") || table.starts_with("drogher_dma ");
+            let good = match hosts {
+                true => comment.contains("[any]"),
+                false => comment.contains("[serialised") && comment.contains("[deadline: "),
+            };
+            assert!(good, "{table} {line}: {comment}");
+        }
+        comment.clear();
+    }
+    assert!(functions > 35, "only {functions} functions were found");
+}

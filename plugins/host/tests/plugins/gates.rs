@@ -1,6 +1,6 @@
 //! No DMA and no interrupt where there must be none, whatever the plugin does.
 
-use crate::bed::{Bed, MEMORY, hostile, hostile_rust, read64, until, write64};
+use crate::bed::{Bed, MEMORY, generous, hostile, hostile_rust, read64, until, write64};
 use drogher_plugin_host::{Instance, Plugin, State};
 
 /// Where the hostile worker counts.
@@ -96,6 +96,52 @@ fn no_dma_after_an_error() {
     device.param_set("fault", "panic:doorbell").expect("sets");
     device.doorbell(0).expect_err("panics");
     assert_eq!(device.state(), State::Error);
+    silent(&bed, &device);
+}
+
+/// Everything at once, from several threads, while the worker counts: whatever came of it, afterwards
+/// the gates are as the state says.
+#[test]
+fn a_storm_of_calls() {
+    let bed = Bed::new();
+    let device = bed.create_with(&hostile_rust(), &[], generous()).expect("creates");
+    let mut seeds = 1_u64..;
+    std::thread::scope(|scope| {
+        for seed in seeds.by_ref().take(4) {
+            let device = &device;
+            scope.spawn(move || {
+                let mut random = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15);
+                for _ in 0..1500 {
+                    // xorshift64
+                    random ^= random << 13;
+                    random ^= random >> 7;
+                    random ^= random << 17;
+                    let state = State::ALL.get((random >> 8) as usize % 8).copied();
+                    // Any of them may be refused; none may hang, and nothing may panic.
+                    let _ = match random % 16 {
+                        0 => device.reset(),
+                        1 => device.enter_ndma(),
+                        2 => device.leave_ndma(),
+                        3 => device.param_set("fault", "fail:doorbell"),
+                        4 => device.param_set("fault", ""),
+                        5 => device.doorbell(0),
+                        6 => device.read_state(&mut [0; 3]).map(|_| ()),
+                        7 => device.write_state(&[0; 3]),
+                        8 => device.region_read(0, IOVA, &mut [0; 8]),
+                        9..12 => device.region_write(0, IOVA, &AT.to_le_bytes()),
+                        _ => device.set_state(state.unwrap_or(State::Running)),
+                    };
+                }
+            });
+        }
+    });
+    let _ = device.param_set("fault", "");
+    device.reset().expect("resets");
+    device.set_state(State::Running).expect("runs");
+    write64(&device, IOVA, AT);
+    let count = bed.u64(AT);
+    until("the worker counts", || bed.u64(AT) > count);
+    device.set_state(State::Stop).expect("stops");
     silent(&bed, &device);
 }
 

@@ -102,7 +102,49 @@ fn a_refused_step_leaves_the_state_before_it() {
 }
 
 #[test]
-fn a_device_without_states_has_gates() {
+fn a_refused_step_leaves_a_session_of_reading_open() {
+    let plugin = hostile_rust();
+    let bed = Bed::new();
+    let device = bed.create(&plugin, &[("fault", "refuse:Stop")]).expect("creates");
+    device.set_state(State::StopCopy).expect("stops");
+    device.doorbell(0).expect("latches, before the first byte is read");
+    assert_eq!(device.read_state(&mut [0; 3]).expect("reads"), Read::Bytes(3));
+    device.set_state(State::Stop).expect_err("refused");
+    assert_eq!(device.state(), State::StopCopy);
+    let error = device.doorbell(0).expect_err("would be lost");
+    assert!(matches!(error, InstanceError::WrongState { .. }), "{error}");
+    assert_eq!(device.read_state(&mut [0; 8]).expect("reads on"), Read::Bytes(5));
+}
+
+#[test]
+fn a_device_without_migration_has_gates() {
+    let Some(built) = hostile(&["NO_MIGRATION", "NDMA"]) else { return };
+    let plugin = Plugin::open(&built.file).expect("loads");
+    let bed = Bed::new();
+    let device = bed.create(&plugin, &[]).expect("creates");
+    assert_eq!((device.state_format(), device.state()), (None, State::Stop));
+    let dma = |iova: u64| device.region_write(0, 0, &iova.to_le_bytes());
+    assert!(matches!(dma(0x40), Err(InstanceError::WrongState { .. })));
+    device.set_state(State::Running).expect("opens");
+    dma(0x40).expect("writes");
+    device.enter_ndma().expect("enters");
+    let error = dma(0x80).expect_err("no DMA");
+    assert!(error.to_string().contains("status -1"), "{error}");
+    device.leave_ndma().expect("leaves");
+    dma(0x80).expect("writes");
+    device.set_state(State::Stop).expect("closes");
+    assert!(matches!(dma(0xC0), Err(InstanceError::WrongState { .. })));
+    for state in [State::PreCopy, State::RunningP2p, State::StopCopy, State::Resuming] {
+        assert!(matches!(device.set_state(state), Err(InstanceError::NoWay { .. })), "{state}");
+    }
+    assert!(matches!(device.stop_copy_size(), Err(InstanceError::Unsupported { .. })));
+    device.set_state(State::Running).expect("opens");
+    device.reset().expect("resets");
+    assert_eq!(device.state(), State::Stop);
+}
+
+#[test]
+fn a_device_without_options_goes_straight() {
     let Some(built) = hostile(&["MIGRATION_FLAGS=1", "NO_PRECOPY_INFO"]) else { return };
     let plugin = Plugin::open(&built.file).expect("loads");
     let bed = Bed::new();

@@ -23,12 +23,15 @@ pub(super) const fn ops<D: Device>() -> abi::DeviceOps {
     }
 }
 
+/// Size of what `create` gets in version 1.0: no host gives less.
+const CREATE_INFO_FIRST: usize = 64;
+
 unsafe extern "C" fn create<D: Device>(
     info: *const abi::CreateInfo,
     dev_out: *mut *mut c_void,
 ) -> i32 {
     // SAFETY: the host gives a valid struct or breaks its promise.
-    let Some(info) = (unsafe { info.as_ref() }) else {
+    let Some(info) = (unsafe { super::known(info, CREATE_INFO_FIRST) }) else {
         return abi::DROGHER_ERR_INVAL;
     };
     if dev_out.is_null() {
@@ -41,7 +44,7 @@ unsafe extern "C" fn create<D: Device>(
     };
     let slot = guard(|| {
         // SAFETY: the parameters are valid during this call.
-        let given = unsafe { given(info) }
+        let given = unsafe { given(&info) }
             .ok_or_else(|| Failure::invalid("A parameter is no UTF-8 text"))?;
         Slot::<D>::new(host.clone(), Params::new(D::PARAMS, &given)?)
     });

@@ -8,12 +8,15 @@
 mod core_ops;
 mod migration;
 mod params;
+mod sized;
 mod slot;
 
 use crate::Device;
 use core::ffi::{c_char, c_void};
 use core::marker::PhantomData;
 use drogher_plugin_abi as abi;
+use sized::fill;
+pub(crate) use sized::known;
 use slot::Slot;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -116,25 +119,4 @@ unsafe fn bytes_mut<'a>(ptr: *mut c_void, len: u64) -> Option<&'a mut [u8]> {
 unsafe fn text<'a>(ptr: *const c_char, len: u64) -> Option<&'a str> {
     // SAFETY: the caller's promise.
     core::str::from_utf8(unsafe { bytes(ptr.cast(), len) }?).ok()
-}
-
-/// Copies `value` to a struct of the host's, whose first field says how large it is there; that
-/// field stays.
-///
-/// # Safety
-/// `T` begins with a `u32` size; `out` is NULL or writable for as many bytes as its size field says.
-unsafe fn fill<T>(out: *mut T, value: &T) -> bool {
-    if out.is_null() {
-        return false;
-    }
-    // SAFETY: the size field is there in every version.
-    let there = unsafe { out.cast::<u32>().read() } as usize;
-    let head = size_of::<u32>();
-    let len = there.min(size_of::<T>()).saturating_sub(head);
-    // SAFETY: both are `len` bytes long behind their first field, and do not overlap.
-    unsafe {
-        let from = core::ptr::from_ref(value).cast::<u8>().add(head);
-        core::ptr::copy_nonoverlapping(from, out.cast::<u8>().add(head), len);
-    }
-    true
 }
