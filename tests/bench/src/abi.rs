@@ -3,7 +3,7 @@
 use std::hint::black_box;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use drogher_iommu::{Domain, DomainConfig, Gpa, HeapMemory, Memory, Oa, Perm, Rid};
@@ -22,6 +22,9 @@ const ID_VALUE: u32 = 0x414d_444e;
 /// Calls that are timed together.
 const BATCH: u32 = 200;
 const DIRECT_BATCH: u32 = 100_000;
+const RARE_BATCH: u32 = 50;
+/// A guest that does nothing but access registers exits about this often.
+const REST: Duration = Duration::from_micros(50);
 
 /// A machine whose devices are not listened to.
 struct Deaf;
@@ -77,13 +80,29 @@ fn nanoseconds_each(count: u32, mut call: impl FnMut() -> Result<()>) -> Result<
     Ok(begin.elapsed().as_secs_f64() * 1e9 / f64::from(count))
 }
 
+/// The mean of calls that are made seldom, as a guest makes them: the device's thread sleeps by then.
+fn rare_call(instance: &Instance) -> Result<f64> {
+    let mut taken = Duration::ZERO;
+    let mut data = [0; 4];
+    for _ in 0..RARE_BATCH {
+        let rest = Instant::now();
+        while rest.elapsed() < REST {
+            std::hint::spin_loop();
+        }
+        let begin = Instant::now();
+        instance.region_read(0, black_box(ID), &mut data)?;
+        taken += begin.elapsed();
+    }
+    Ok(taken.as_secs_f64() * 1e9 / f64::from(RARE_BATCH))
+}
+
 /// By turns: batches of calls into the plugin, of direct calls, and of hand-overs between threads.
 pub fn measure(setup: &Setup) -> Result<Section> {
     setup.say("plugin ABI");
     let instance = instance().context("Cannot make an ndma device")?;
     let direct: Box<dyn Registers> = Box::new(Direct { id: ID_VALUE, bytes: AtomicU64::new(0) });
     let echo = Echo::start()?;
-    let [mut plugin, mut plain, mut threads] = [const { Samples::new() }; 3];
+    let [mut plugin, mut plain, mut threads, mut sparse] = [const { Samples::new() }; 4];
     let mut data = [0; 4];
     for _ in 0..setup.count(201, 51) {
         plugin.push(nanoseconds_each(BATCH, || {
@@ -96,12 +115,16 @@ pub fn measure(setup: &Setup) -> Result<Section> {
             Ok(())
         })?);
         threads.push(nanoseconds_each(BATCH, || echo.round_trip())?);
+        sparse.push(rare_call(&instance)?);
     }
     instance.destroy()?;
     let mut section = Section::new("A call through the plugin ABI: a 4-byte register read of ndma");
     let row = || Row::new("call by the plugin host", "ns", Better::Lower, &plugin);
     section.row(row().against("direct call through dyn Trait", &plain));
     section.row(row().against("two hand-overs between threads", &threads));
+    let metric = format!("one call every {} µs", REST.as_micros());
+    section
+        .row(Row::new(&metric, "ns", Better::Lower, &sparse).against("call after call", &plugin));
     section.note(
         "the host makes each call on the device's own thread, under a deadline: the hand-over \
          there and back is what it costs, and the price for a plugin that may hang",
