@@ -71,7 +71,9 @@ pub fn init_first(hz: u64) {
     gate::out8(0x21, 0xff);
     gate::out8(0xa1, 0xff);
     let start = clock::now();
-    let ticks = ticks_in(hz / 100);
+    // Only naps are reckoned with it: a millisecond is exact enough, and ten would be a third of a
+    // fast start.
+    let ticks = ticks_in(hz / 1000);
     let cycles = clock::now().saturating_sub(start).max(1);
     RATIO.store(((ticks << 20) / cycles).max(1), Relaxed);
     init(0);
