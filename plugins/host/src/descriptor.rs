@@ -143,4 +143,4 @@ impl fmt::Display for Descriptor {
 
 #[cfg(test)]
 #[path = "descriptor_test.rs"]
-mod tests;
+pub(crate) mod tests;

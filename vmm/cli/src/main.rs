@@ -12,13 +12,18 @@ mod requests;
 mod run;
 mod signals;
 
-use std::process::ExitCode;
+use std::io::Write;
+use std::time::Duration;
 
 use clap::Parser;
+use drogher_plugin_host::{Plugin, end_if_loading_hangs, exit_now};
 
 use args::{Cli, Command, PluginCommand};
 
-fn main() -> ExitCode {
+/// Longest time from a plugin that hangs while it is loaded to the end of the process.
+const ORDERLY_END: Duration = Duration::from_secs(2);
+
+fn main() -> ! {
     let cli = Cli::parse();
     tracing_subscriber::fmt()
         .with_env_filter(
@@ -29,6 +34,12 @@ fn main() -> ExitCode {
         .without_time()
         .with_target(false)
         .init();
+    // Plugins are loaded before there is a guest. While the loading of one hangs, no code can rely on
+    // coming back here.
+    if let Err(error) = end_if_loading_hangs(ORDERLY_END, 1) {
+        eprintln!("drogher: Cannot start a thread: {error}");
+        exit_now(1);
+    }
     let result = match cli.command {
         Command::Run(args) => run::run(*args),
         Command::Receive(args) => receive::receive(&args),
@@ -41,11 +52,12 @@ fn main() -> ExitCode {
         Command::Plugin(PluginCommand::Info { file }) => plugin::info(&file),
         Command::Demo(args) => demo::demo(&args),
     };
-    match result {
-        Ok(code) => ExitCode::from(code),
-        Err(error) => {
-            eprintln!("drogher: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    let code = result.unwrap_or_else(|error| {
+        eprintln!("drogher: {error:#}");
+        1
+    });
+    Plugin::deinit_all();
+    let _ = std::io::stdout().flush();
+    // Not by returning: a plugin that is stuck, or whose destructors are, would keep the process.
+    exit_now(code)
 }

@@ -102,6 +102,21 @@ fn a_refused_step_leaves_the_state_before_it() {
 }
 
 #[test]
+fn a_refused_step_leaves_a_session_of_reading_open() {
+    let plugin = hostile_rust();
+    let bed = Bed::new();
+    let device = bed.create(&plugin, &[("fault", "refuse:Stop")]).expect("creates");
+    device.set_state(State::StopCopy).expect("stops");
+    device.doorbell(0).expect("latches, before the first byte is read");
+    assert_eq!(device.read_state(&mut [0; 3]).expect("reads"), Read::Bytes(3));
+    device.set_state(State::Stop).expect_err("refused");
+    assert_eq!(device.state(), State::StopCopy);
+    let error = device.doorbell(0).expect_err("would be lost");
+    assert!(matches!(error, InstanceError::WrongState { .. }), "{error}");
+    assert_eq!(device.read_state(&mut [0; 8]).expect("reads on"), Read::Bytes(5));
+}
+
+#[test]
 fn a_device_without_states_has_gates() {
     let Some(built) = hostile(&["MIGRATION_FLAGS=1", "NO_PRECOPY_INFO"]) else { return };
     let plugin = Plugin::open(&built.file).expect("loads");
