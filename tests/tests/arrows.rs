@@ -41,7 +41,7 @@ const KVM: &[&str] = &["kvm-ioctls", "kvm-bindings", "vm-memory", "vm-device", "
 const KVM_USERS: &[&str] = &["drogher-machine"];
 
 /// Crates that exist for tests only; no arrow is forbidden to them.
-const TEST_CRATES: &[&str] = &["drogher-tests"];
+const TEST_CRATES: &[&str] = &["drogher-tests", "drogher-bench"];
 
 fn dependencies() -> BTreeMap<String, BTreeSet<String>> {
     let output = Command::new(env!("CARGO"))

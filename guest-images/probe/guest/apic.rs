@@ -88,7 +88,9 @@ pub fn measure(cycles: u64) -> (u64, u64) {
 pub fn init_first(hz: u64) {
     gate::out8(0x21, 0xff);
     gate::out8(0xa1, 0xff);
-    let (ticks, cycles) = measure(hz / 100);
+    // Only naps are reckoned with it: a millisecond is exact enough, and ten would be a third of a
+    // fast start.
+    let (ticks, cycles) = measure(hz / 1000);
     RATIO.store(((ticks << 20) / cycles).max(1), Relaxed);
     init(0);
 }

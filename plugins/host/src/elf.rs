@@ -1,12 +1,12 @@
 //! A plugin's descriptor out of its file, without running any of it.
 
-use crate::descriptor::Descriptor;
+use crate::descriptor::{self, Descriptor};
 use crate::load_error::{DescriptorError, LoadError};
 use object::elf::{self, FileHeader64};
 use object::read::elf::{FileHeader, ProgramHeader, Sym};
+use object::read::{ReadCache, ReadRef};
 use object::{Endianness, read::elf::SectionHeader};
-use std::fs::{Metadata, OpenOptions};
-use std::io::Read;
+use std::fs::{File, Metadata, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
@@ -36,13 +36,14 @@ fn machine_name(machine: u16) -> String {
 
 /// Reads the file and checks all that can be checked without loading it.
 pub(crate) fn inspect(path: &Path) -> Result<Descriptor, LoadError> {
-    let data = read(path)?;
-    let entry = entry(path, &data)?;
+    let file = open(path)?;
+    let entry = entry(path, &file)?;
     Descriptor::parse(entry)
         .map_err(|source| LoadError::Descriptor { path: path.to_owned(), source })
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, LoadError> {
+/// The file, of which only what is looked at is read: debug information can be most of it.
+fn open(path: &Path) -> Result<ReadCache<File>, LoadError> {
     let failed = |source: std::io::Error| match source.kind() {
         std::io::ErrorKind::NotFound => LoadError::NotFound { path: path.to_owned() },
         _ => LoadError::Read { path: path.to_owned(), source: std::sync::Arc::new(source) },
@@ -59,21 +60,19 @@ fn read(path: &Path) -> Result<Vec<u8>, LoadError> {
     let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path);
     let file = file.map_err(failed)?;
     check(file.metadata().map_err(failed)?)?;
-    let mut data = Vec::new();
-    file.take(LARGEST).read_to_end(&mut data).map_err(failed)?;
-    Ok(data)
+    Ok(ReadCache::new(file))
 }
 
-/// The bytes from the entry symbol on, as far as they are in the file.
-fn entry<'a>(path: &Path, data: &'a [u8]) -> Result<&'a [u8], LoadError> {
+/// The bytes of a descriptor from the entry symbol on, as far as they are in the file.
+fn entry<'a, R: ReadRef<'a>>(path: &Path, data: R) -> Result<&'a [u8], LoadError> {
     let not_elf = |what: String| LoadError::NotElf { path: path.to_owned(), what };
-    if data.get(..4) != Some(&elf::ELFMAG) {
+    if data.read_bytes_at(0, 4) != Ok(&elf::ELFMAG) {
         return Err(not_elf("it does not begin with the ELF magic number".to_owned()));
     }
-    match data.get(4..6) {
-        Some(&[elf::ELFCLASS64, elf::ELFDATA2LSB]) => {}
-        Some(_) => return Err(not_elf("its class is not 64-bit little endian".to_owned())),
-        None => return Err(not_elf("it is cut short".to_owned())),
+    match data.read_bytes_at(4, 2) {
+        Ok(&[elf::ELFCLASS64, elf::ELFDATA2LSB]) => {}
+        Ok(_) => return Err(not_elf("its class is not 64-bit little endian".to_owned())),
+        Err(()) => return Err(not_elf("it is cut short".to_owned())),
     }
     let broken = |error: object::read::Error| not_elf(format!("broken: {error}"));
     let header = FileHeader64::<Endianness>::parse(data).map_err(broken)?;
@@ -114,10 +113,11 @@ fn entry<'a>(path: &Path, data: &'a [u8]) -> Result<&'a [u8], LoadError> {
         .filter(|segment| segment.p_type(endian) == elf::PT_LOAD)
         .find_map(|segment| {
             let offset = address.checked_sub(segment.p_vaddr(endian))?;
-            let bytes = segment.data(endian, data).ok()?;
-            bytes.get(usize::try_from(offset).ok()?..)
+            let (start, len) = segment.file_range(endian);
+            let whole = start.checked_add(len)? <= data.len().ok()?;
+            let left = len.checked_sub(offset).filter(|left| whole && *left > 0)?;
+            data.read_bytes_at(start + offset, left.min(descriptor::LEN as u64)).ok()
         })
-        .filter(|bytes| !bytes.is_empty())
         .ok_or_else(|| not_elf(format!("{SYMBOL} is at {address:#x}, in no loaded part of it")))
 }
 

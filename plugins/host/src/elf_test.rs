@@ -189,3 +189,22 @@ fn random_faults() {
     }
     assert!((1..100_000).contains(&taken), "{taken}: these faults test nothing");
 }
+
+#[test]
+fn a_large_file_is_not_read_whole() {
+    fn bytes_read() -> u64 {
+        let io = std::fs::read_to_string("/proc/thread-self/io").expect("procfs");
+        let line = io.lines().find_map(|line| line.strip_prefix("rchar: ")).expect("a count");
+        line.parse().expect("a number")
+    }
+    let dir = tempfile::tempdir().expect("a folder");
+    let path = dir.path().join("large.so");
+    std::fs::write(&path, file()).expect("writes");
+    // As debug information does.
+    let large = OpenOptions::new().write(true).open(&path).expect("opens");
+    large.set_len(64 << 20).expect("grows");
+    let before = bytes_read();
+    inspect(&path).expect("a plugin");
+    let read = bytes_read() - before;
+    assert!(read < 1 << 20, "{read} bytes were read");
+}

@@ -6,8 +6,6 @@ use std::sync::{Arc, Mutex};
 use std::thread::Thread;
 use std::time::{Duration, Instant};
 
-/// How long each side looks before it sleeps. Short: there may be as few cores as threads.
-const SPIN: Duration = Duration::from_micros(5);
 /// A wait is charged in pieces of at most this, so that a process that was itself stopped for long
 /// does not blame the plugin.
 const SLICE: Duration = Duration::from_millis(50);
@@ -93,15 +91,9 @@ impl Drop for Runner {
     }
 }
 
-/// Waits until `signal` is `value`; false after the deadline.
+/// Waits until `signal` is `value`; false after the deadline. Sleeps at once, on both sides: a thread
+/// that was just woken is often put on the waker's core, and looking first would keep it from running.
 fn wait(signal: &AtomicU32, value: u32, deadline: Option<Duration>) -> bool {
-    let start = Instant::now();
-    while start.elapsed() < SPIN {
-        if signal.load(Ordering::Acquire) == value {
-            return true;
-        }
-        std::hint::spin_loop();
-    }
     let mut left = deadline;
     loop {
         if signal.load(Ordering::Acquire) == value {
@@ -141,12 +133,7 @@ fn run(mailbox: &Mailbox) {
 }
 
 fn wait_for_work(signal: &AtomicU32) {
-    let start = Instant::now();
-    let idle = || !matches!(signal.load(Ordering::Acquire), POSTED | QUIT);
-    while idle() && start.elapsed() < SPIN {
-        std::hint::spin_loop();
-    }
-    while idle() {
+    while !matches!(signal.load(Ordering::Acquire), POSTED | QUIT) {
         std::thread::park();
     }
 }

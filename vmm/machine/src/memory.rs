@@ -373,11 +373,39 @@ impl GuestRam {
         Ok(())
     }
 
+    /// Maps every page that something has been written to, so that accesses take no page fault;
+    /// holes stay holes. Contents stay. A kernel without the advice (before 5.14) is no error.
+    ///
+    /// # Errors
+    /// The kernel has no memory for its page tables.
+    pub fn map_written(&self) -> Result<(), MemoryError> {
+        let mut at = 0;
+        while at < self.bytes {
+            at += self.hole_at(Oa(at), self.bytes - at);
+            let end = rustix::fs::seek(&*self.file, rustix::fs::SeekFrom::Hole(at));
+            let end = end.unwrap_or(self.bytes).min(self.bytes);
+            if end <= at {
+                return Ok(());
+            }
+            while at < end {
+                // Reading maps a shared page for writing too, and its neighbours in the same fault.
+                let len = POPULATE_PIECE.min(end - at);
+                match self.advise(at, len, Advice::LinuxPopulateRead) {
+                    Ok(()) => at += len,
+                    Err(rustix::io::Errno::INTR | rustix::io::Errno::AGAIN) => {}
+                    Err(rustix::io::Errno::INVAL) => return Ok(()),
+                    Err(e) => return Err(system("map", len)(e)),
+                }
+            }
+        }
+        Ok(())
+    }
+
     fn advise(&self, at: u64, len: u64, advice: Advice) -> Result<(), rustix::io::Errno> {
         let ptr = self.hva(Oa(at), len).map_err(|_| rustix::io::Errno::INVAL)?;
         let len = usize::try_from(len).map_err(|_| rustix::io::Errno::INVAL)?;
-        // SAFETY: the range is inside our own mapping, and neither advice used here (populate,
-        // keep out of dumps) changes its contents.
+        // SAFETY: the range is inside our own mapping, and no advice used here (populate, keep out
+        // of dumps) changes its contents.
         unsafe { rustix::mm::madvise(ptr.cast(), len, advice) }
     }
 

@@ -152,3 +152,31 @@ fn holes_are_known_without_filling_them() {
     assert_eq!(ram.hole_at(Oa(3 * MIB + 4096), MIB), MIB - 4096, "to the end");
     assert_eq!(blocks(), before);
 }
+
+#[test]
+fn mapping_what_was_written_saves_faults_and_fills_no_holes() {
+    const MIB: u64 = 1 << 20;
+    fn faults() -> u64 {
+        let stat = std::fs::read_to_string("/proc/thread-self/stat").expect("procfs");
+        let after_name = stat.rsplit(") ").next().expect("fields");
+        after_name.split(' ').nth(7).expect("minor faults").parse().expect("a number")
+    }
+    let ram = GuestRam::new(4 * MIB).expect("RAM");
+    let blocks = || rustix::fs::fstat(ram.file()).expect("a file").st_blocks;
+    // Two extents: 1 MiB at 1 MiB, and the last page.
+    ram.write_unmapped(Oa(MIB), &[7; MIB as usize]).expect("inside");
+    ram.write_unmapped(Oa(4 * MIB - 1), &[7]).expect("inside");
+    let before = blocks();
+    ram.map_written().expect("mapped");
+    assert_eq!(blocks(), before, "holes stay holes");
+    let before = faults();
+    for page in 0..256 {
+        ram.write_at(Oa(MIB + page * 4096), &[8]).expect("inside");
+    }
+    let taken = faults() - before;
+    assert!(taken < 16, "{taken} faults for 256 pages that are mapped");
+    let mut bytes = [0; 2];
+    ram.read_at(Oa(MIB), &mut bytes).expect("inside");
+    assert_eq!(bytes, [8, 7], "contents stay");
+    GuestRam::new(2 * MIB).expect("RAM").map_written().expect("nothing to map");
+}

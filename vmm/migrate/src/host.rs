@@ -199,8 +199,8 @@ pub trait DestinationHost {
     /// Makes pages that may have been written before read as zeroes.
     fn zero_ram(&mut self, pages: Range<u64>) -> Result<(), Self::Error>;
 
-    /// The source has sent round `round` (0 is the bulk pass). RAM that is not populated yet is
-    /// populated at the end of the bulk pass at the latest.
+    /// The source has sent round `round` (0 is the bulk pass). What has come is mapped at the end
+    /// of the bulk pass at the latest, so that neither a later round nor the guest faults it in.
     fn round_done(&mut self, round: u32) -> Result<(), Self::Error>;
 
     /// Takes a piece of one device's state, in order.

@@ -30,16 +30,16 @@ pub struct DestinationSetup {
 pub struct DestinationGuest {
     setup: Option<DestinationSetup>,
     guest: Option<Arc<Guest>>,
-    /// RAM is populated once, after the bulk pass: until then a page that is written is written to
-    /// the memory file, which costs no page fault.
-    populated: bool,
+    /// What has come is mapped once, after the bulk pass: until then a page that is written is
+    /// written to the memory file, which costs no page fault. What has not come stays a hole.
+    mapped: bool,
 }
 
 impl DestinationGuest {
     /// Nothing has arrived yet.
     #[must_use]
     pub fn new(setup: DestinationSetup) -> Self {
-        Self { setup: Some(setup), guest: None, populated: false }
+        Self { setup: Some(setup), guest: None, mapped: false }
     }
 
     /// The guest, once a machine has been built for it.
@@ -100,7 +100,7 @@ impl DestinationHost for DestinationGuest {
         let guest = self.built()?;
         let at = oa(guest, first, data.len())?;
         let ram = guest.machine().ram();
-        if self.populated { Ok(ram.write_at(at, data)?) } else { Ok(ram.write_unmapped(at, data)?) }
+        if self.mapped { Ok(ram.write_at(at, data)?) } else { Ok(ram.write_unmapped(at, data)?) }
     }
 
     fn zero_ram(&mut self, pages: Range<u64>) -> Result<(), HostError> {
@@ -113,9 +113,9 @@ impl DestinationHost for DestinationGuest {
     }
 
     fn round_done(&mut self, _round: u32) -> Result<(), HostError> {
-        if !self.populated {
-            self.built()?.machine().ram().populate()?;
-            self.populated = true;
+        if !self.mapped {
+            self.built()?.machine().ram().map_written()?;
+            self.mapped = true;
         }
         Ok(())
     }
