@@ -19,6 +19,8 @@ pub(crate) struct RangeLock {
 struct Queue {
     next: u64,
     tickets: Vec<(u64, Range<u64>)>,
+    /// Waiters: to wake nobody would cost a system call all the same.
+    waiting: usize,
 }
 
 impl Queue {
@@ -42,7 +44,9 @@ impl RangeLock {
         queue.next += 1;
         queue.tickets.push((ticket, range.clone()));
         while !queue.is_first(ticket, &range) {
+            queue.waiting += 1;
             queue = wait(&self.changed, queue);
+            queue.waiting -= 1;
         }
         Held { lock: self, ticket }
     }
@@ -52,7 +56,10 @@ impl Drop for Held<'_> {
     fn drop(&mut self) {
         let mut queue = lock(&self.lock.queue);
         queue.tickets.retain(|(ticket, _)| *ticket != self.ticket);
+        let wake = queue.waiting > 0;
         drop(queue);
-        self.lock.changed.notify_all();
+        if wake {
+            self.lock.changed.notify_all();
+        }
     }
 }

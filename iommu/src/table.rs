@@ -137,6 +137,9 @@ impl<F: Format> SecondStage<F> {
     /// The first unit from `at` on, before `end`, in which something is mapped, with what of the
     /// range lies in it. It stays as long as its range lock is held.
     pub(crate) fn next_unit(&self, at: u64, end: u64) -> Option<(Unit<'_>, Range<u64>)> {
+        if at >= end {
+            return None;
+        }
         let lock = self.arena.lock();
         let mut at = at;
         while at < end {
