@@ -7,7 +7,7 @@
 
 use std::ops::Range;
 
-use drogher_iommu_types::{Gpa, PAGE_SHIFT};
+use drogher_iommu_types::Gpa;
 
 use crate::arena::{GROUP, Table};
 use crate::retire::{pages, pages_of};
@@ -15,25 +15,23 @@ use crate::spec::{Entry, Format};
 use crate::sync::{AtomicU64, Ordering};
 use crate::table::{Cell, SecondStage, UNIT, Unit, cells};
 
-/// Where D bits go that a harvest takes.
-pub(crate) struct Found<'a> {
-    /// Called with groups of pages inside the range.
-    pub(crate) inside: &'a mut dyn FnMut(Gpa, u64),
-    /// Called with pages outside it that share a large leaf with pages inside.
-    pub(crate) outside: &'a mut dyn FnMut(Gpa, u64),
-    /// Entries looked at.
-    pub(crate) entries: u64,
-    /// Pages reported because of a large leaf.
-    pub(crate) large: u64,
+/// Who is told what a harvest takes.
+pub(crate) trait Report {
+    /// Pages of small leaves: bit 0 stands for the page at `first`.
+    fn pages(&mut self, first: Gpa, bits: u64);
+    /// A large leaf, `whole`, of which `part` lies in the range asked for.
+    fn leaf(&mut self, part: Range<Gpa>, whole: Range<Gpa>);
+    /// Entries were looked at.
+    fn looked_at(&mut self, entries: u64);
 }
 
-impl<'a> Found<'a> {
-    pub(crate) fn new(
-        inside: &'a mut dyn FnMut(Gpa, u64),
-        outside: &'a mut dyn FnMut(Gpa, u64),
-    ) -> Self {
-        Self { inside, outside, entries: 0, large: 0 }
-    }
+/// Nobody.
+pub(crate) struct Forget;
+
+impl Report for Forget {
+    fn pages(&mut self, _first: Gpa, _bits: u64) {}
+    fn leaf(&mut self, _part: Range<Gpa>, _whole: Range<Gpa>) {}
+    fn looked_at(&mut self, _entries: u64) {}
 }
 
 impl<F: Format> SecondStage<F> {
@@ -44,15 +42,15 @@ impl<F: Format> SecondStage<F> {
         unit: &Unit<'_>,
         part: Range<u64>,
         protect: bool,
-        found: &mut Found<'_>,
+        report: &mut impl Report,
     ) {
         let cell = unit.cell::<F>(part);
         let value = unit.entry.load(Ordering::SeqCst);
         match F::decode(value, UNIT) {
-            Entry::Leaf => take_large::<F>(unit.entry, value, UNIT, &cell, protect, found),
+            Entry::Leaf => take_large::<F>(unit.entry, value, UNIT, &cell, protect, report),
             Entry::Table(number) => {
                 if let Some(table) = self.arena.get(number) {
-                    self.take_below(table, &cell, protect, found);
+                    self.take_below(table, &cell, protect, report);
                 }
             }
             Entry::Empty | Entry::Reserved => {}
@@ -60,7 +58,7 @@ impl<F: Format> SecondStage<F> {
     }
 
     /// The level 2 table of a unit.
-    fn take_below(&self, table: &Table, cell: &Cell, protect: bool, found: &mut Found<'_>) {
+    fn take_below(&self, table: &Table, cell: &Cell, protect: bool, report: &mut impl Report) {
         let level = UNIT - 1;
         let mut groups = take_hints::<F>(table, level, cell);
         let indexes = indexes::<F>(level, cell);
@@ -78,10 +76,10 @@ impl<F: Format> SecondStage<F> {
                 let entry = table.entry(inner.index);
                 let value = entry.load(Ordering::SeqCst);
                 match F::decode(value, level) {
-                    Entry::Leaf => take_large::<F>(entry, value, level, &inner, protect, found),
+                    Entry::Leaf => take_large::<F>(entry, value, level, &inner, protect, report),
                     Entry::Table(number) => {
                         if let Some(table) = self.arena.get(number) {
-                            take_leaves::<F>(table, &inner, protect, found);
+                            take_leaves::<F>(table, &inner, protect, report);
                         }
                     }
                     Entry::Empty | Entry::Reserved => {}
@@ -149,22 +147,19 @@ fn take_large<F: Format>(
     level: u32,
     cell: &Cell,
     protect: bool,
-    found: &mut Found<'_>,
+    report: &mut impl Report,
 ) {
-    found.entries += 1;
+    report.looked_at(1);
     if leaf & F::DIRTY == 0 {
         return;
     }
     entry.store(clean::<F>(leaf, protect), Ordering::Release);
-    let (part, end) = (&cell.part, cell.base + F::span(level));
-    found.large += (part.end - part.start) >> PAGE_SHIFT;
-    pages(part.start, part.end - part.start, &mut *found.inside);
-    pages(cell.base, part.start - cell.base, &mut *found.outside);
-    pages(part.end, end - part.end, &mut *found.outside);
+    let part = Gpa(cell.part.start)..Gpa(cell.part.end);
+    report.leaf(part, Gpa(cell.base)..Gpa(cell.base + F::span(level)));
 }
 
 /// Clears the D bits of the leaves of one table; the cell is that of the entry above.
-fn take_leaves<F: Format>(table: &Table, cell: &Cell, protect: bool, found: &mut Found<'_>) {
+fn take_leaves<F: Format>(table: &Table, cell: &Cell, protect: bool, report: &mut impl Report) {
     let groups = take_hints::<F>(table, 1, cell);
     if groups == 0 {
         return;
@@ -180,7 +175,7 @@ fn take_leaves<F: Format>(table: &Table, cell: &Cell, protect: bool, found: &mut
         while eighth != 0 {
             let from = eighth.trailing_zeros() as usize * GROUP;
             eighth &= eighth - 1;
-            found.entries += GROUP as u64;
+            report.looked_at(GROUP as u64);
             for bit in from..from + GROUP {
                 let entry = table.entry(start + bit);
                 let leaf = entry.load(Ordering::SeqCst);
@@ -192,7 +187,7 @@ fn take_leaves<F: Format>(table: &Table, cell: &Cell, protect: bool, found: &mut
         }
         if bits != 0 {
             let first = Gpa(cell.base + start as u64 * F::span(1));
-            (found.inside)(first, pages_of::<F>(bits));
+            report.pages(first, pages_of::<F>(bits));
         }
     }
 }

@@ -4,11 +4,12 @@ use std::ops::Range;
 
 use drogher_iommu_types::{BitmapError, DirtyBitmap, Gpa, PageCount, mutant};
 
-use crate::dirty::Found;
+use crate::dirty::{Forget, Report};
 use crate::domain::Domain;
 use crate::error::DomainError;
 use crate::log::DirtyLog;
 use crate::range;
+use crate::retire::pages;
 use crate::space::Space;
 use crate::state;
 use crate::sync::lock;
@@ -148,12 +149,10 @@ impl Domain {
             if config.split == SplitPolicy::OnFirstWrite {
                 stage.arena.reserve(config.reserve);
             }
-            let (mut inside, mut outside) = (|_, _| {}, |_, _| {});
-            let mut found = Found::new(&mut inside, &mut outside);
             let mut at = everything.start.0;
             while let Some((unit, part)) = stage.next_unit(at, everything.end.0) {
                 at = part.end;
-                stage.take_dirty(&unit, part, false, &mut found);
+                stage.take_dirty(&unit, part, false, &mut Forget);
             }
             if protect {
                 stage.set_protection(&everything, true);
@@ -352,44 +351,80 @@ fn take(
     bitmap: &DirtyBitmap,
     stats: &mut HarvestStats,
 ) -> Result<(), DomainError> {
-    let (mut pages, mut fresh, mut refused) = (0, 0, None);
-    let (mut put_back, mut outside) = (DirtyLog::default(), DirtyLog::default());
-    let mut report = |first: Gpa, bits: u64| match bitmap.or_mask(first, bits) {
-        Ok(new) => {
-            pages += u64::from(bits.count_ones());
-            fresh += new;
-        }
-        Err(error) => {
-            put_back.set_mask(first, bits);
-            refused = Some(error);
-        }
-    };
-    let mut keep = |first: Gpa, bits: u64| outside.set_mask(first, bits);
+    let mut into = Target { bitmap, stats, refused: None, log: DirtyLog::default() };
     let protect = space.state().protects();
     with!(space.tree, stage => {
-        let mut found = Found::new(&mut report, &mut keep);
         let mut at = range.start.0;
         while let Some((unit, part)) = stage.next_unit(at, range.end.0) {
             at = part.end;
-            stage.take_dirty(&unit, part, protect, &mut found);
+            stage.take_dirty(&unit, part, protect, &mut into);
         }
-        stats.large = PageCount(found.large);
-        stats.entries = found.entries;
     });
     lock(&space.log).take(range, |first, bits| {
-        stats.unmapped += PageCount(u64::from(bits.count_ones()));
-        report(first, bits);
+        into.stats.unmapped += PageCount(u64::from(bits.count_ones()));
+        into.pages(first, bits);
     });
-    stats.pages = PageCount(pages);
-    stats.fresh = PageCount(fresh);
-    space.log_dirty(outside);
+    let Target { refused, log, .. } = into;
+    space.log_dirty(log);
     if let Some(error) = refused {
-        space.log_dirty(put_back);
         // What is in the bitmap must not be copied yet.
         space.settle()?;
         return Err(error.into());
     }
     Ok(())
+}
+
+/// The caller's bitmap, and what has no place there.
+struct Target<'a> {
+    bitmap: &'a DirtyBitmap,
+    stats: &'a mut HarvestStats,
+    refused: Option<BitmapError>,
+    /// Pages that the next harvest is to take.
+    log: DirtyLog,
+}
+
+impl Target<'_> {
+    fn took(&mut self, pages: u64, fresh: u64) {
+        self.stats.pages += PageCount(pages);
+        self.stats.fresh += PageCount(fresh);
+    }
+
+    fn keep(&mut self, first: u64, bytes: u64) {
+        pages(first, bytes, &mut |first, bits| self.log.set_mask(first, bits));
+    }
+}
+
+impl Report for Target<'_> {
+    fn pages(&mut self, first: Gpa, bits: u64) {
+        match self.bitmap.or_mask(first, bits) {
+            Ok(fresh) => self.took(u64::from(bits.count_ones()), fresh),
+            Err(error) => {
+                self.log.set_mask(first, bits);
+                self.refused = Some(error);
+            }
+        }
+    }
+
+    fn leaf(&mut self, part: Range<Gpa>, whole: Range<Gpa>) {
+        // Pages of the leaf that were not asked for are somebody else's to take.
+        self.keep(whole.start.0, part.start.0 - whole.start.0);
+        self.keep(part.end.0, whole.end.0 - part.end.0);
+        match self.bitmap.or_range(part.clone()) {
+            Ok(fresh) => {
+                let pages = part.end.page() - part.start.page();
+                self.stats.large += PageCount(pages);
+                self.took(pages, fresh);
+            }
+            Err(error) => {
+                self.keep(part.start.0, part.end.0 - part.start.0);
+                self.refused = Some(error);
+            }
+        }
+    }
+
+    fn looked_at(&mut self, entries: u64) {
+        self.stats.entries += entries;
+    }
 }
 
 /// Refuses a bitmap in which a page of the range would have no bit.
