@@ -12,6 +12,7 @@
 
 mod access;
 mod arena;
+mod collect;
 mod dirty;
 mod domain;
 mod drain;
@@ -41,6 +42,7 @@ mod unmap;
 mod walk;
 
 pub use access::DmaError;
+pub use collect::HarvestStats;
 pub use domain::{Domain, DomainConfig, DomainStats, UnmapMode};
 pub use drain::DrainError;
 pub use error::DomainError;
@@ -51,7 +53,7 @@ pub use range::RangeError;
 pub use requester::{Requester, RequesterStats};
 pub use spec::{Perm, TableFormat};
 pub use stage1::{Bypass, Stage1, Stage1Page};
-pub use tracking::{HarvestStats, SplitPolicy, TrackConfig, TrackMode, TrackStats};
+pub use tracking::{SplitPolicy, TrackConfig, TrackMode, TrackStats};
 
 pub use drogher_iommu_types as types;
 pub use drogher_iommu_types::{BitmapError, DirtyBitmap, Gpa, Iova, Oa, PAGE_SIZE, PageCount, Rid};

@@ -90,8 +90,8 @@ pub(crate) fn cells<F: Format>(
     part: Range<u64>,
 ) -> impl Iterator<Item = Cell> {
     let span = F::span(level);
-    let first = if part.is_empty() { 1..1 } else { part.start - base..part.end - base };
-    (first.start / span..first.end.div_ceil(span)).map(move |index| {
+    let bytes = if part.is_empty() { 0..0 } else { part.start - base..part.end - base };
+    (bytes.start / span..bytes.end.div_ceil(span)).map(move |index| {
         let start = base + index * span;
         let inside = part.start.max(start)..part.end.min(start + span);
         let whole = inside == (start..start + span);

@@ -11,6 +11,8 @@
 mod access;
 #[path = "../../src/arena.rs"]
 mod arena;
+#[path = "../../src/collect.rs"]
+mod collect;
 #[path = "../../src/dirty.rs"]
 mod dirty;
 #[path = "../../src/domain.rs"]
