@@ -2,50 +2,56 @@
 
 use std::sync::OnceLock;
 
-use crate::spec::second_stage::ENTRIES;
-use crate::sync::{AtomicU64, Ordering, TABLES_PER_CHUNK};
+use crate::sync::{
+    AtomicU64, Mutex, MutexGuard, Ordering, TABLE_ENTRIES, TABLES_PER_CHUNK, lock, try_lock,
+};
 
-const DIRTY_WORDS: usize = ENTRIES / 64;
+/// Entries that one hint bit speaks for: a cache line of them.
+pub(crate) const GROUP: usize = 8;
 
-/// One table: 512 entries, and beside them one bit an entry that says "look here".
+/// One table: up to 512 entries, and beside them a word of hints that says "look here".
 ///
-/// A hint bit is set whenever a D bit is set in the entry itself or, above level 1, in anything
-/// below it; it may be set without one. Writers set D first and then the hints, leaf table before
-/// the one above; the harvest takes the hints from above first, and D last. All of it is
-/// sequentially consistent, so a D bit that a harvest does not find has its hints set after the
-/// harvest took them, and the next one finds it.
+/// A hint bit speaks for 8 entries. It is set whenever a D bit is set in one of them or, above
+/// level 1, in anything below one; it may be set without one. Writers set D first and then the
+/// hints, leaf table before the one above; the harvest takes the hints from above first, and D
+/// last. All of it is sequentially consistent, so a D bit that a harvest does not find has its
+/// hints set after the harvest took them, and the next one finds it. Tables above level 2 have no
+/// hints: they are always looked at.
 #[repr(align(64))]
 pub(crate) struct Table {
-    entries: [AtomicU64; ENTRIES],
-    hints: [AtomicU64; DIRTY_WORDS],
+    entries: [AtomicU64; TABLE_ENTRIES],
+    hints: AtomicU64,
 }
 
 impl Table {
     fn new() -> Self {
-        Self {
-            entries: std::array::from_fn(|_| AtomicU64::new(0)),
-            hints: std::array::from_fn(|_| AtomicU64::new(0)),
-        }
+        Self { entries: std::array::from_fn(|_| AtomicU64::new(0)), hints: AtomicU64::new(0) }
     }
 
     /// Entry `index`, which counts modulo 512.
     #[inline]
     pub(crate) fn entry(&self, index: usize) -> &AtomicU64 {
-        &self.entries[index % ENTRIES]
+        &self.entries[index % TABLE_ENTRIES]
     }
 
-    /// The hints of entries `64 * word ..`, which counts modulo 8.
+    /// The first `count` entries.
     #[inline]
-    pub(crate) fn hints(&self, word: usize) -> &AtomicU64 {
-        &self.hints[word % DIRTY_WORDS]
+    pub(crate) fn first(&self, count: usize) -> &[AtomicU64] {
+        &self.entries[..count.min(TABLE_ENTRIES)]
+    }
+
+    /// The word of hints.
+    #[inline]
+    pub(crate) fn hints(&self) -> &AtomicU64 {
+        &self.hints
     }
 
     /// Makes sure that the hint of entry `index` is set.
     #[inline]
     pub(crate) fn hint(&self, index: usize) {
-        let (word, bit) = (self.hints(index / 64), 1u64 << (index % 64));
-        if word.load(Ordering::SeqCst) & bit == 0 {
-            word.fetch_or(bit, Ordering::SeqCst);
+        let bit = 1u64 << (index / GROUP % 64);
+        if self.hints.load(Ordering::SeqCst) & bit == 0 {
+            self.hints.fetch_or(bit, Ordering::SeqCst);
         }
     }
 
@@ -53,10 +59,15 @@ impl Table {
         self.entries.iter().all(|entry| entry.load(Ordering::Relaxed) == 0)
     }
 
-    fn clear_hints(&self) {
-        for word in &self.hints {
-            word.store(0, Ordering::Relaxed);
+    /// Gives every entry what `each` says for its index, 0 from `count` on. Nobody else has the
+    /// table.
+    pub(crate) fn fill(&self, count: usize, hints: u64, mut each: impl FnMut(u64) -> u64) {
+        for (entry, index) in self.entries.iter().zip(0..) {
+            // No usize is wider than 64 bits.
+            let value = if index < count as u64 { each(index) } else { 0 };
+            entry.store(value, Ordering::Relaxed);
         }
+        self.hints.store(hints, Ordering::Relaxed);
     }
 }
 
@@ -64,39 +75,27 @@ impl Table {
 pub(crate) struct Arena {
     chunks: Box<[OnceLock<Box<[Table]>>]>,
     limit: u32,
+    allocation: Mutex<Allocation>,
 }
 
-/// Which tables are in use. Kept under the domain's lock.
+/// Which tables are in use. Whoever holds it may also link and unlink tables above level 2, which
+/// no range lock speaks for. Held for a few steps, never while anything is waited for.
 #[derive(Default)]
 pub(crate) struct Allocation {
     made: u32,
+    /// Drained: nobody can be looking at them.
     free: Vec<u32>,
-    /// Unlinked, but an access in flight may still look at them: free after the next drain.
-    unlinked: Vec<u32>,
-}
-
-impl Allocation {
-    pub(crate) fn unlink(&mut self, table: u32) {
-        self.unlinked.push(table);
-    }
-
-    /// To be called after a drain.
-    pub(crate) fn recycle(&mut self) {
-        self.free.append(&mut self.unlinked);
-    }
-
-    /// Tables linked into the radix tree.
-    pub(crate) fn in_use(&self) -> u64 {
-        let idle = self.free.len() + self.unlinked.len();
-        u64::from(self.made).saturating_sub(u64::try_from(idle).unwrap_or(u64::MAX))
-    }
 }
 
 impl Arena {
     pub(crate) fn new(limit: u32) -> Self {
         let limit_size = usize::try_from(limit).unwrap_or(usize::MAX);
         let chunks = limit_size.div_ceil(TABLES_PER_CHUNK);
-        Self { chunks: (0..chunks).map(|_| OnceLock::new()).collect(), limit }
+        Self {
+            chunks: (0..chunks).map(|_| OnceLock::new()).collect(),
+            limit,
+            allocation: Mutex::new(Allocation::default()),
+        }
     }
 
     pub(crate) fn limit(&self) -> u32 {
@@ -109,13 +108,63 @@ impl Arena {
         self.chunks.get(table / TABLES_PER_CHUNK)?.get()?.get(table % TABLES_PER_CHUNK)
     }
 
-    /// An empty table and its number; `None` if the limit is reached.
+    pub(crate) fn lock(&self) -> MutexGuard<'_, Allocation> {
+        lock(&self.allocation)
+    }
+
+    pub(crate) fn try_lock(&self) -> Option<MutexGuard<'_, Allocation>> {
+        try_lock(&self.allocation)
+    }
+
+    /// A table and its number, its content that of its last use; `None` if the limit is reached.
     pub(crate) fn alloc(&self, allocation: &mut Allocation) -> Option<u32> {
         if let Some(table) = allocation.free.pop() {
-            self.get(table)?.clear_hints();
             return Some(table);
         }
         let table = allocation.made;
+        self.make_chunk(table)?;
+        allocation.made += 1;
+        Some(table)
+    }
+
+    /// True if that many tables can be had.
+    pub(crate) fn has(&self, allocation: &Allocation, count: u32) -> bool {
+        let free = u32::try_from(allocation.free.len()).unwrap_or(u32::MAX);
+        count <= free.saturating_add(self.limit - allocation.made)
+    }
+
+    /// Has memory ready for the next `count` tables, as far as the limit goes, so that whoever
+    /// needs them on a fast path does not make it.
+    pub(crate) fn reserve(&self, count: u32) {
+        let mut allocation = self.lock();
+        let have = u32::try_from(allocation.free.len()).unwrap_or(u32::MAX);
+        for _ in have..count {
+            let table = allocation.made;
+            if self.make_chunk(table).is_none() {
+                return;
+            }
+            allocation.made += 1;
+            allocation.free.push(table);
+        }
+    }
+
+    /// A table that was never linked is free again.
+    pub(crate) fn give_back(&self, table: u32) {
+        self.lock().free.push(table);
+    }
+
+    /// Tables that were drained are free.
+    pub(crate) fn recycle(&self, tables: &[u32]) {
+        self.lock().free.extend_from_slice(tables);
+    }
+
+    /// Tables linked into the tree, or unlinked and not yet drained.
+    pub(crate) fn in_use(&self) -> u64 {
+        let allocation = self.lock();
+        u64::from(allocation.made).saturating_sub(allocation.free.len() as u64)
+    }
+
+    fn make_chunk(&self, table: u32) -> Option<()> {
         if table >= self.limit {
             return None;
         }
@@ -123,7 +172,6 @@ impl Arena {
         self.chunks
             .get(chunk)?
             .get_or_init(|| (0..TABLES_PER_CHUNK).map(|_| Table::new()).collect());
-        allocation.made += 1;
-        Some(table)
+        Some(())
     }
 }

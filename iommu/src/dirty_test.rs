@@ -6,13 +6,22 @@ use std::sync::Arc;
 
 use crate::{
     DirtyBitmap, Domain, DomainConfig, Gpa, HeapMemory, Iova, Oa, PAGE_SIZE, Perm, Requester, Rid,
+    SplitPolicy, TableFormat, TrackConfig, TrackMode,
 };
 
 /// Pages of the windows below; each lies across the edge of a level.
-const WINDOW: u64 = 1300;
-const EDGES: [u64; 3] = [512, 512 * 512, 512 * 512 * 512];
+fn window(format: TableFormat) -> u64 {
+    if format == TableFormat::Mock { 150 } else { 1300 }
+}
 
-struct Random(u64);
+fn edges(format: TableFormat) -> [u64; 3] {
+    match format {
+        TableFormat::Mock => [4, 64, 1024],
+        _ => [512, 512 * 512, 512 * 512 * 512],
+    }
+}
+
+struct Random(u64, TableFormat);
 
 impl Random {
     fn below(&mut self, end: u64) -> u64 {
@@ -24,11 +33,12 @@ impl Random {
 
     /// A range of pages of one of the windows; mostly short.
     fn range(&mut self) -> Range<u64> {
-        let edge = EDGES[usize::try_from(self.below(3)).expect("small")];
+        let (edges, window) = (edges(self.1), window(self.1));
+        let edge = edges[usize::try_from(self.below(3)).expect("small")];
         let longest = [3, 70, 600][usize::try_from(self.below(3)).expect("small")];
-        let start = self.below(WINDOW);
-        let end = (start + self.below(longest) + 1).min(WINDOW);
-        let base = edge.saturating_sub(WINDOW / 2);
+        let start = self.below(window);
+        let end = (start + self.below(longest) + 1).min(window);
+        let base = edge.saturating_sub(window / 2);
         base + start..base + end
     }
 }
@@ -46,12 +56,14 @@ fn gpa(pages: &Range<u64>) -> Range<Gpa> {
 
 fn step(domain: &Domain, device: &Requester, model: &mut Model, random: &mut Random) {
     let pages = random.range();
-    match random.below(10) {
+    match random.below(14) {
         0 | 1 => {
             let writable = random.below(4) != 0;
             let perm = if writable { Perm::READ_WRITE } else { Perm::READ };
             let free = model.mapped.range(pages.clone()).next().is_none();
-            assert_eq!(domain.map(gpa(&pages), Oa(0), perm).is_ok(), free);
+            // Aligned with the GPA for the most part, so that large leaves are made.
+            let output = if random.below(4) == 0 { 0 } else { pages.start % window(random.1) };
+            assert_eq!(domain.map(gpa(&pages), Oa(output * PAGE_SIZE), perm).is_ok(), free);
             if free {
                 model.mapped.extend(pages.map(|page| (page, writable)));
             }
@@ -78,6 +90,12 @@ fn step(domain: &Domain, device: &Requester, model: &mut Model, random: &mut Ran
             assert_eq!(done / PAGE_SIZE, u64::try_from(written.len()).expect("small"));
             model.dirty.extend(written);
         }
+        7 => domain.split(gpa(&pages)).expect("tables are free"),
+        8 => drop(domain.merge(gpa(&pages)).expect("drained")),
+        9 => {
+            let mode = [TrackMode::DBits, TrackMode::WriteFault][usize::from(random.below(2) == 0)];
+            domain.set_track_mode(mode).expect("tracking is on");
+        }
         _ => {
             let bitmap = DirtyBitmap::new(gpa(&pages)).expect("aligned");
             domain.read_and_clear_dirty(gpa(&pages), &bitmap).expect("drained");
@@ -90,19 +108,37 @@ fn step(domain: &Domain, device: &Requester, model: &mut Model, random: &mut Ran
     }
 }
 
+/// Every format, and every way to track that is exact.
 #[test]
 fn random_operations_match_a_plain_model() {
-    for seed in 1..=12u64 {
-        println!("seed {seed}");
-        let memory = Arc::new(HeapMemory::new(WINDOW * PAGE_SIZE));
-        let domain = Domain::new(memory, DomainConfig::default()).expect("valid");
-        let device = domain.attach(Rid(8)).expect("first");
-        domain.start_tracking().expect("nothing is in flight");
-        let (mut model, mut random) = (Model::default(), Random(seed * 0x9e37_79b9));
-        for _ in 0..1500 {
-            step(&domain, &device, &mut model, &mut random);
+    for format in TableFormat::ALL {
+        for split in [SplitPolicy::Eager, SplitPolicy::OnFirstWrite] {
+            for seed in 1..=8u64 {
+                println!("{format:?} {split:?} seed {seed}");
+                let memory = Arc::new(HeapMemory::new(2 * window(format) * PAGE_SIZE));
+                let config = DomainConfig {
+                    format,
+                    address_bits: format.width(),
+                    ..DomainConfig::default()
+                };
+                let domain = Domain::new(memory, config).expect("valid");
+                let device = domain.attach(Rid(8)).expect("first");
+                let track = TrackConfig { split, ..TrackConfig::default() };
+                domain.start_tracking_with(track).expect("nothing is in flight");
+                let mut random = Random(seed * 0x9e37_79b9, format);
+                let mut model = Model::default();
+                for _ in 0..1500 {
+                    step(&domain, &device, &mut model, &mut random);
+                }
+                let mapped = u64::try_from(model.mapped.len()).expect("small");
+                assert_eq!(domain.stats().mapped.0, mapped);
+                let writable = model.mapped.values().filter(|writable| **writable).count();
+                let all = Gpa(0)..Gpa(1 << format.width().min(40));
+                let bitmap = DirtyBitmap::new(all.clone()).expect("aligned");
+                let found = domain.mapped_writable(all, &bitmap).expect("covered").0;
+                assert_eq!(found, u64::try_from(writable).expect("small"));
+            }
         }
-        assert_eq!(domain.stats().mapped.0, u64::try_from(model.mapped.len()).expect("small"));
     }
 }
 
@@ -111,7 +147,8 @@ fn random_operations_match_a_plain_model() {
 fn every_cut_near_the_edges_of_words_and_tables() {
     let pages = 3 * 512;
     let memory = Arc::new(HeapMemory::new(pages * PAGE_SIZE));
-    let domain = Domain::new(memory, DomainConfig::default()).expect("valid");
+    let config = DomainConfig { largest_leaf: PAGE_SIZE, ..DomainConfig::default() };
+    let domain = Domain::new(memory, config).expect("valid");
     domain.map(gpa(&(0..pages)), Oa(0), Perm::READ_WRITE).expect("free");
     domain.start_tracking().expect("nothing is in flight");
     let near = |edge: u64| edge.saturating_sub(2)..=edge + 2;

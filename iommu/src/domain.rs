@@ -4,25 +4,34 @@ use std::ops::Range;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use drogher_iommu_types::{Gpa, Oa, PageCount, Rid};
+use drogher_iommu_types::{Gpa, Oa, PAGE_SHIFT, PAGE_SIZE, PageCount, Rid, mutant};
 
 use crate::drain::DrainError;
 use crate::error::DomainError;
 use crate::fault::FaultSummary;
+use crate::log::DirtyLog;
 use crate::memory::Memory;
 use crate::range;
 use crate::requester::{DRAIN_DEADLINE, Requester};
 use crate::space::Space;
-use crate::spec::{Perm, second_stage as spec};
+use crate::spec::{Format, Perm, TableFormat};
 use crate::stage1::{Bypass, Stage1};
 use crate::sync::{Ordering, lock};
+use crate::table::SecondStage;
+use crate::tree::with;
+use crate::unmap::Taken;
 
 /// What a domain may use.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DomainConfig {
-    /// Address width of GPA in bits, 13 to 48.
+    /// Layout of the second stage's entries.
+    pub format: TableFormat,
+    /// Address width of GPA in bits, 13 to that of the format, which is 48 for the real ones.
     pub address_bits: u32,
-    /// Tables of 4 KiB that the second stage may have. One holds 2 MiB of GPA.
+    /// Bytes of the largest leaf that a mapping gets where it is aligned to it and long enough:
+    /// 4096 or more. Sizes that the format does not have count as the next smaller.
+    pub largest_leaf: u64,
+    /// Tables of 4 KiB that the second stage may have. One of small leaves holds 2 MiB of GPA.
     pub table_limit: u32,
     /// How long one operation waits for accesses in flight, and an access for a free slot.
     pub drain_deadline: Duration,
@@ -31,10 +40,13 @@ pub struct DomainConfig {
 }
 
 impl Default for DomainConfig {
-    /// 48 bits, tables for 512 GiB of GPA, 2 s, 256 faults.
+    /// VT-d second stage, 48 bits, leaves up to 1 GiB, tables for 512 GiB of GPA in small leaves,
+    /// 2 s, 256 faults.
     fn default() -> Self {
         Self {
-            address_bits: spec::WIDTH,
+            format: TableFormat::default(),
+            address_bits: TableFormat::default().width(),
+            largest_leaf: 1 << 30,
             table_limit: 1 << 18,
             drain_deadline: DRAIN_DEADLINE,
             fault_log: 256,
@@ -47,7 +59,7 @@ impl Default for DomainConfig {
 pub struct DomainStats {
     /// Pages mapped.
     pub mapped: PageCount,
-    /// Tables in use, the root included.
+    /// Tables in use, the root included, and those that still wait for a drain.
     pub tables: u64,
     /// Changes that made every cached translation stale.
     pub generation: u64,
@@ -55,11 +67,21 @@ pub struct DomainStats {
     pub drain_sleeps: u64,
 }
 
+/// What an unmap does with a large leaf of which only a part is to go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UnmapMode {
+    /// Nothing: it is an error that names the leaf.
+    Refuse,
+    /// Splits it, and takes exactly what was asked for.
+    Split,
+}
+
 /// An address space that devices are attached to. A clone is another handle to the same one.
 ///
-/// Any thread may call anything. `map`, `unmap`, `invalidate`, tracking and harvest exclude one
-/// another; DMA runs beside all of them. Whoever waits does so for at most the configured deadline
-/// (once for each operation queued before it).
+/// Any thread may call anything. What `map`, `unmap`, a harvest and the like do to one unit (1 GiB;
+/// what one entry of level 3 stands for) excludes what others do to the same unit, first come,
+/// first served; on different units they run side by side. DMA runs beside all of them. Whoever
+/// waits does so for at most the configured deadline (once for each operation queued before it).
 #[derive(Clone)]
 pub struct Domain(pub(crate) Arc<Space>);
 
@@ -67,11 +89,14 @@ impl Domain {
     /// An empty domain over `memory`.
     ///
     /// # Errors
-    /// `Width`, `BadTableLimit`.
+    /// `Width`, `LargestLeaf`, `BadTableLimit`.
     pub fn new(memory: Arc<dyn Memory>, config: DomainConfig) -> Result<Self, DomainError> {
-        let bits = config.address_bits;
-        if !(13..=spec::WIDTH).contains(&bits) {
-            return Err(DomainError::Width { bits });
+        let (bits, max) = (config.address_bits, config.format.width());
+        if !(13..=max).contains(&bits) {
+            return Err(DomainError::Width { bits, max });
+        }
+        if config.largest_leaf < PAGE_SIZE {
+            return Err(DomainError::LargestLeaf { bytes: config.largest_leaf });
         }
         let limit = config.table_limit;
         if !(4..=1 << 28).contains(&limit) {
@@ -80,15 +105,20 @@ impl Domain {
         Ok(Self(Arc::new(Space::new(memory, config))))
     }
 
-    /// Maps `gpa`, in which nothing may be mapped yet, to memory from `oa` on.
+    /// Maps `gpa`, in which nothing may be mapped yet, to memory from `oa` on, with the largest
+    /// leaves that fit and that tracking leaves room for.
     ///
     /// A new mapping is not dirty: dirty state is about writes by DMA. An empty range is allowed.
+    /// Waits for no access in flight unless it fails with `TableLimit`.
     ///
     /// # Errors
     /// `Range`, `NoPermission`, `OutputMisaligned`, `OutputBeyondMemory`, `Overlap`; then nothing
     /// changed. `TableLimit`: likewise, what was mapped before it is unmapped again. `Drain`, if
     /// that last step could not be drained.
     pub fn map(&self, gpa: Range<Gpa>, oa: Oa, perm: Perm) -> Result<(), DomainError> {
+        fn output_end<F: Format>(_: &SecondStage<F>) -> u64 {
+            F::OUTPUT_END
+        }
         let space = &*self.0;
         range::check(&gpa, space.config.address_bits)?;
         if !perm.read && !perm.write {
@@ -98,44 +128,82 @@ impl Domain {
             return Err(DomainError::OutputMisaligned { oa });
         }
         let (len, size) = (gpa.end.0 - gpa.start.0, space.memory.len());
-        if oa.checked_add(len).is_none_or(|end| end.0 > size.min(spec::OUTPUT_END)) {
+        let output_end = with!(space.tree, stage => output_end(stage));
+        if oa.checked_add(len).is_none_or(|end| end.0 > size.min(output_end)) {
             return Err(DomainError::OutputBeyondMemory { oa, len, size });
         }
-        let mut upkeep = lock(&space.upkeep);
-        if let Some((gpa, leaf)) = space.table.first_mapped(&gpa) {
-            return Err(DomainError::Overlap { gpa, oa: spec::output(leaf) });
-        }
-        let upkeep = &mut *upkeep;
-        match space.table.map(&mut upkeep.allocation, &gpa, oa, perm) {
-            Ok(()) => {
-                upkeep.mapped += PageCount::covering(len).0;
-                Ok(())
+        let _held = space.hold(&gpa);
+        with!(space.tree, stage => {
+            if let Some((gpa, oa)) = stage.first_mapped(&gpa) {
+                return Err(DomainError::Overlap { gpa, oa });
             }
-            Err(failed) => {
-                // DMA may have used the first part already, so it goes the way of any unmap.
-                upkeep.unmap(space, &(gpa.start..failed));
-                space.settle(upkeep)?;
-                Err(DomainError::TableLimit { gpa: failed, limit: space.table.limit() })
-            }
-        }
+            let Err(failed) = stage.map(&gpa, oa, perm, space.rules()) else {
+                space.mapped.fetch_add(len, Ordering::Relaxed);
+                return Ok(());
+            };
+            // DMA may have used the first part already, so it goes the way of any unmap.
+            let limit = stage.arena.limit();
+            self.take(&(gpa.start..failed)).1?;
+            Err(DomainError::TableLimit { gpa: failed, limit })
+        })
     }
 
     /// Unmaps what is mapped in `gpa`, holes allowed, and returns how many pages that were. When
     /// this returns `Ok`, no access uses them any more, and those that were dirty are in the log
-    /// that the next harvest takes.
+    /// that the next harvest takes. Large leaves are split where they have to be.
     ///
     /// # Errors
-    /// `Range`. `Drain`: the entries are gone, but an access in flight may still use one.
+    /// `Range`. `SplitLimit`; then nothing was unmapped. `Drain`: the entries are gone, but an
+    /// access in flight may still use one.
     pub fn unmap(&self, gpa: Range<Gpa>) -> Result<PageCount, DomainError> {
+        self.unmap_with(gpa, UnmapMode::Split)
+    }
+
+    /// As [`Self::unmap`], with a say in what happens to a large leaf at either end.
+    ///
+    /// # Errors
+    /// As `unmap`; `PartialLeaf` with [`UnmapMode::Refuse`], and then nothing changed.
+    pub fn unmap_with(&self, gpa: Range<Gpa>, mode: UnmapMode) -> Result<PageCount, DomainError> {
         let space = &*self.0;
         range::check(&gpa, space.config.address_bits)?;
-        let mut upkeep = lock(&space.upkeep);
-        let pages = upkeep.unmap(space, &gpa);
-        if pages != 0 {
-            upkeep.mapped = upkeep.mapped.saturating_sub(pages);
-            space.settle(&mut upkeep)?;
+        let _held = space.hold(&gpa);
+        with!(space.tree, stage => match mode {
+            UnmapMode::Refuse => {
+                if let Some(leaf) = stage.partial_leaf(&gpa) {
+                    let leaf_bytes = leaf.end.0 - leaf.start.0;
+                    return Err(DomainError::PartialLeaf { leaf: leaf.start, leaf_bytes });
+                }
+            }
+            UnmapMode::Split => stage.cut(&gpa).map_err(|leaf| {
+                DomainError::SplitLimit { leaf, limit: stage.arena.limit() }
+            })?,
+        });
+        let (bytes, drained) = self.take(&gpa);
+        space.mapped.fetch_sub(bytes, Ordering::Relaxed);
+        drained?;
+        Ok(PageCount(bytes >> PAGE_SHIFT))
+    }
+
+    /// Takes what is mapped in a range that is held, and returns how many bytes that were.
+    fn take(&self, gpa: &Range<Gpa>) -> (u64, Result<(), DrainError>) {
+        let space = &*self.0;
+        let mut log = DirtyLog::default();
+        let mut dirty = |first: Gpa, bits: u64| log.set_mask(first, bits);
+        let mut taken = Taken { bytes: 0, retired: Vec::new(), dirty: &mut dirty };
+        with!(space.tree, stage => stage.unmap(gpa, &mut taken));
+        let (mut bytes, retired) = (taken.bytes, taken.retired);
+        let mut drained = Ok(());
+        if bytes != 0 || !retired.is_empty() {
+            let settled = space.drain(retired, &mut |first, bits| {
+                if !mutant!("unmap-drops-dirty") {
+                    log.set_mask(first, bits);
+                }
+            });
+            bytes += settled.bytes;
+            drained = settled.drained.map(|_| ());
         }
-        Ok(PageCount(pages))
+        space.log_dirty(log);
+        (bytes, drained)
     }
 
     /// Attaches a device whose IOVA are GPA.
@@ -173,21 +241,18 @@ impl Domain {
     /// # Errors
     /// The requester whose access did not end in time.
     pub fn invalidate(&self) -> Result<(), DrainError> {
-        let mut upkeep = lock(&self.0.upkeep);
-        self.0.settle(&mut upkeep)
+        self.0.settle().map(|_| ())
     }
 
-    /// Where the page that holds `gpa` goes, and what is allowed there.
+    /// Where the byte at `gpa` goes, and what is allowed there.
     #[must_use]
     pub fn resolve(&self, gpa: Gpa) -> Option<(Oa, Perm)> {
-        if gpa.0 >= self.0.end_of_width() {
+        let space = &*self.0;
+        if gpa.0 >= space.end_of_width() {
             return None;
         }
-        let _upkeep = lock(&self.0.upkeep);
-        let table = self.0.table.table_at(gpa.0, 1)?;
-        let leaf = table.entry(spec::index(gpa.0, 1)).load(Ordering::Relaxed);
-        spec::is_present(leaf)
-            .then(|| (Oa(spec::output(leaf).0 + gpa.page_offset()), spec::perm(leaf)))
+        let _held = space.hold(&(gpa..Gpa(gpa.0 + 1)));
+        with!(space.tree, stage => stage.resolve(gpa))
     }
 
     /// The faults of all requesters.
@@ -202,20 +267,19 @@ impl Domain {
         &self.0.memory
     }
 
-    /// What the domain holds now.
+    /// What the domain holds now. Waits for nothing.
     #[must_use]
     pub fn stats(&self) -> DomainStats {
-        let drain_sleeps = self.0.drain_sleeps.load(Ordering::Relaxed);
-        let upkeep = lock(&self.0.upkeep);
+        let space = &*self.0;
         DomainStats {
-            mapped: PageCount(upkeep.mapped),
-            tables: upkeep.allocation.in_use(),
-            generation: self.0.generation(),
-            drain_sleeps,
+            mapped: PageCount(space.mapped.load(Ordering::Relaxed) >> PAGE_SHIFT),
+            tables: with!(space.tree, stage => stage.arena.in_use()),
+            generation: space.state().generation(),
+            drain_sleeps: self.drain_sleeps(),
         }
     }
 
-    /// [`DomainStats::drain_sleeps`], without waiting for an operation under way.
+    /// [`DomainStats::drain_sleeps`] alone.
     #[must_use]
     pub fn drain_sleeps(&self) -> u64 {
         self.0.drain_sleeps.load(Ordering::Relaxed)

@@ -1,13 +1,13 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::spec::second_stage as spec;
 use crate::{
     Domain, DomainConfig, DomainError, FaultReason, Gpa, HeapMemory, Iova, Oa, PAGE_SIZE,
     PageCount, Perm, RangeError, Rid,
 };
 
 const GIB: u64 = 1 << 30;
+const WIDTH: u32 = 48;
 
 fn pages(range: Range<u64>) -> Range<Gpa> {
     Gpa(range.start * PAGE_SIZE)..Gpa(range.end * PAGE_SIZE)
@@ -96,16 +96,21 @@ fn a_bad_configuration_is_refused() {
         let config = DomainConfig { address_bits, table_limit, ..DomainConfig::default() };
         Domain::new(Arc::new(HeapMemory::new(PAGE_SIZE)), config).err()
     };
-    assert_eq!(with(12, 4), Some(DomainError::Width { bits: 12 }));
-    assert_eq!(with(49, 4), Some(DomainError::Width { bits: 49 }));
+    assert_eq!(with(12, 4), Some(DomainError::Width { bits: 12, max: 48 }));
+    assert_eq!(with(49, 4), Some(DomainError::Width { bits: 49, max: 48 }));
     assert_eq!(with(48, 3), Some(DomainError::BadTableLimit { limit: 3 }));
     assert_eq!(with(48, u32::MAX), Some(DomainError::BadTableLimit { limit: u32::MAX }));
     assert_eq!(with(13, 4), None);
+    let config = DomainConfig { largest_leaf: 2048, ..DomainConfig::default() };
+    let error = Domain::new(Arc::new(HeapMemory::new(PAGE_SIZE)), config).err();
+    assert_eq!(error, Some(DomainError::LargestLeaf { bytes: 2048 }));
 }
 
 #[test]
 fn a_mapping_that_runs_out_of_tables_leaves_nothing_behind() {
-    let domain = domain_of(2000, DomainConfig { table_limit: 6, ..DomainConfig::default() });
+    let config =
+        DomainConfig { table_limit: 6, largest_leaf: PAGE_SIZE, ..DomainConfig::default() };
+    let domain = domain_of(2000, config);
     let error = domain.map(pages(0..2000), Oa(0), Perm::READ_WRITE);
     let limit = DomainError::TableLimit { gpa: Gpa(3 * 512 * PAGE_SIZE), limit: 6 };
     assert_eq!(error, Err(limit));
@@ -120,7 +125,7 @@ fn tables_of_unmapped_ranges_are_used_again() {
     let device = domain.attach(Rid(8)).expect("first");
     for round in 0..100u64 {
         // Somewhere else in all four levels each time.
-        let at = Gpa((round * 0x1_0203_0405 * PAGE_SIZE) % (1 << spec::WIDTH));
+        let at = Gpa((round * 0x1_0203_0405 * PAGE_SIZE) % (1 << WIDTH));
         let range = at..Gpa(at.0 + PAGE_SIZE);
         domain.map(range.clone(), Oa(0), Perm::READ_WRITE).expect("tables were given back");
         device.write(Iova(at.0), &round.to_le_bytes()).expect("mapped");
@@ -141,7 +146,7 @@ fn unmap_of_holes_and_over_every_level() {
         let range = Gpa(edge - PAGE_SIZE)..Gpa(edge + PAGE_SIZE);
         domain.map(range, Oa(index * 2 * PAGE_SIZE), Perm::READ).expect("free");
     }
-    let width = Gpa(1 << spec::WIDTH);
+    let width = Gpa(1 << WIDTH);
     assert_eq!(domain.unmap(Gpa(0)..Gpa(2 << 20)), Ok(PageCount(1)));
     assert_eq!(domain.unmap(Gpa(0)..Gpa(2 << 20)), Ok(PageCount(0)));
     assert_eq!(domain.unmap(Gpa(0)..width), Ok(PageCount(5)));

@@ -1,10 +1,9 @@
 //! What can go wrong in an operation on a domain.
 
-use drogher_iommu_types::{BitmapError, Gpa, Oa, Rid};
+use drogher_iommu_types::{BitmapError, Gpa, Oa, PAGE_SIZE, Rid};
 
 use crate::drain::DrainError;
 use crate::range::RangeError;
-use crate::spec::second_stage;
 
 /// Why a domain refused an operation. Unless a variant says otherwise, nothing was changed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -51,6 +50,28 @@ pub enum DomainError {
         /// The limit in the domain's configuration.
         limit: u32,
     },
+    /// A large leaf lies in the range only in part, and is not to be split.
+    #[error(
+        "Range cuts the leaf of {leaf_bytes} bytes at {leaf}; \
+         take all of it, or allow splitting (`UnmapMode::Split`)"
+    )]
+    PartialLeaf {
+        /// The leaf's first byte.
+        leaf: Gpa,
+        /// Its size.
+        leaf_bytes: u64,
+    },
+    /// A large leaf could not be split: its table would be more than the domain may have.
+    #[error(
+        "Splitting the leaf at {leaf} needs more than the domain's {limit} tables; \
+         raise `table_limit`, or track without splitting (`SplitPolicy::Never`)"
+    )]
+    SplitLimit {
+        /// The leaf's first byte.
+        leaf: Gpa,
+        /// The limit in the domain's configuration.
+        limit: u32,
+    },
     /// A live requester of this domain has the same id.
     #[error("Requester {rid} is attached already")]
     Attached {
@@ -72,10 +93,18 @@ pub enum DomainError {
     #[error(transparent)]
     Drain(#[from] DrainError),
     /// The configuration's address width is not usable.
-    #[error("Address width {bits} is not within 13..={max} bits", max = second_stage::WIDTH)]
+    #[error("Address width {bits} is not within 13..={max} bits, those of the table format")]
     Width {
         /// As configured.
         bits: u32,
+        /// What the table format translates.
+        max: u32,
+    },
+    /// The configuration's largest leaf is smaller than a page, so nothing could be mapped.
+    #[error("Largest leaf of {bytes} bytes is smaller than a page of {PAGE_SIZE} bytes")]
+    LargestLeaf {
+        /// As configured.
+        bytes: u64,
     },
     /// The configuration allows too few tables for one mapping, or too many for an entry.
     #[error("Table limit {limit} is not within 4..={max}", max = 1u32 << 28)]

@@ -56,6 +56,9 @@ pub enum FaultReason {
     /// The second stage's entry does not allow writing.
     #[error("not writable")]
     NotWritable,
+    /// The second stage's entry is not one that this crate makes.
+    #[error("reserved bits in the second stage")]
+    Reserved,
     /// The guest's stage has no entry for the page.
     #[error("not present in stage 1")]
     Stage1NotPresent,

@@ -12,6 +12,7 @@
 
 mod access;
 mod arena;
+mod collect;
 mod dirty;
 mod domain;
 mod drain;
@@ -22,18 +23,27 @@ mod iotlb;
 mod log;
 mod memory;
 mod range;
+mod range_lock;
 mod requester;
+mod reshape;
+mod retire;
 mod slot;
 mod space;
 pub mod spec;
+mod split;
 mod stage1;
+mod state;
 mod sync;
 mod table;
+mod tally;
 mod tracking;
+mod tree;
+mod unmap;
 mod walk;
 
 pub use access::DmaError;
-pub use domain::{Domain, DomainConfig, DomainStats};
+pub use collect::HarvestStats;
+pub use domain::{Domain, DomainConfig, DomainStats, UnmapMode};
 pub use drain::DrainError;
 pub use error::DomainError;
 pub use fault::{Access, Fault, FaultReason, FaultSummary};
@@ -41,9 +51,9 @@ pub use heap::HeapMemory;
 pub use memory::{Memory, MemoryError};
 pub use range::RangeError;
 pub use requester::{Requester, RequesterStats};
-pub use spec::Perm;
+pub use spec::{Perm, TableFormat};
 pub use stage1::{Bypass, Stage1, Stage1Page};
-pub use tracking::HarvestStats;
+pub use tracking::{SplitPolicy, TrackConfig, TrackMode, TrackStats};
 
 pub use drogher_iommu_types as types;
 pub use drogher_iommu_types::{BitmapError, DirtyBitmap, Gpa, Iova, Oa, PAGE_SIZE, PageCount, Rid};
@@ -60,5 +70,5 @@ mod heap_test;
 #[cfg(test)]
 mod log_test;
 #[cfg(test)]
-#[path = "spec/second_stage_test.rs"]
-mod second_stage_test;
+#[path = "spec/spec_test.rs"]
+mod spec_test;

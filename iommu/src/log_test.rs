@@ -19,7 +19,7 @@ fn every_cut_of_three_words() {
         for end in first..=192 {
             let mut log = DirtyLog::default();
             for number in 0..192 {
-                log.set(page(number));
+                log.set_mask(page(number), 1);
             }
             assert_eq!(taken(&mut log, first, end), (first..end).collect::<Vec<_>>());
             let rest: Vec<u64> = (0..first).chain(end..192).collect();
@@ -32,9 +32,9 @@ fn every_cut_of_three_words() {
 #[test]
 fn what_is_appended_joins_what_was_there() {
     let (mut log, mut other) = (DirtyLog::default(), DirtyLog::default());
-    log.set(page(3));
+    log.set_mask(page(3), 1);
     other.set_mask(page(0), 0b101);
-    other.set(page(1 << 36));
+    other.set_mask(page(1 << 36), 1);
     log.append(other);
     assert_eq!(taken(&mut log, 0, 1 << 36), [0, 2, 3]);
     log.clear();

@@ -13,6 +13,7 @@ use crate::slot::{Claim, Slot, bump};
 use crate::space::Space;
 use crate::spec::Perm;
 use crate::stage1::Stage1;
+use crate::state::State;
 use crate::sync::{AtomicBool, AtomicU64, Ordering, SLOTS, Wait, first_slot};
 
 /// One RID attached to a domain: DMA by it goes through the domain's second stage.
@@ -122,7 +123,7 @@ impl Requester {
 /// An access under way: its guard, and the domain's state as read after the guard was published.
 pub(crate) struct Flight<'a> {
     pub(crate) claim: Claim<'a>,
-    state: u64,
+    state: State,
 }
 
 impl Shared {
@@ -191,7 +192,7 @@ impl Shared {
             Access::Write => iotlb::WRITE,
             Access::Atomic => iotlb::READ | iotlb::WRITE,
         };
-        match flight.claim.slot.iotlb.lookup(page, flight.state, need) {
+        match flight.claim.slot.iotlb.lookup(page, flight.state.0, need) {
             Some(output) => Ok(output),
             None => self.translate_slowly(flight, page, access),
         }
@@ -216,8 +217,7 @@ impl Shared {
         if stage1.gpa.0 >= self.space.end_of_width() {
             return Err(FaultReason::AddressWidth);
         }
-        let tracking = Space::tracks(flight.state);
-        let walked = self.space.table().walk(stage1.gpa.page_start(), access, tracking)?;
+        let walked = self.space.walk(stage1.gpa.page_start(), access, flight.state)?;
         let perm = walked.perm.and(stage1.perm);
         let mut flags = 0;
         if perm.read {
@@ -226,7 +226,7 @@ impl Shared {
         if perm.write && walked.writes_covered {
             flags |= iotlb::WRITE;
         }
-        slot.iotlb.fill(page, flight.state, flags, walked.output);
+        slot.iotlb.fill(page, flight.state.0, flags, walked.output);
         Ok(walked.output)
     }
 }

@@ -2,13 +2,18 @@
 //! with a `sync` of their own that lets a scheduler choose every interleaving.
 
 use std::cell::Cell;
-use std::sync::PoisonError;
+
 use std::sync::atomic::AtomicUsize;
+use std::sync::{PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
 pub(crate) use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-pub(crate) use std::sync::{Mutex, MutexGuard};
+pub(crate) use std::sync::{Condvar, Mutex, MutexGuard};
 
+/// Entries that a table has room for: those of the largest table of any format.
+pub(crate) const TABLE_ENTRIES: usize = 512;
+/// Bits of GPA that choose the entry in the mock format, level 1 first.
+pub(crate) const MOCK_INDEX_BITS: &[u32] = &[3, 4, 5];
 /// Tables that the arena allocates at a time.
 pub(crate) const TABLES_PER_CHUNK: usize = 64;
 /// Accesses that one requester may have in flight.
@@ -19,6 +24,20 @@ pub(crate) const IOTLB_ENTRIES: usize = 128;
 /// Locks. A panic while it was held left plain data behind, which stays usable.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Locks if that can be done at once.
+pub(crate) fn try_lock<T>(mutex: &Mutex<T>) -> Option<MutexGuard<'_, T>> {
+    match mutex.try_lock() {
+        Ok(guard) => Some(guard),
+        Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+        Err(TryLockError::WouldBlock) => None,
+    }
+}
+
+/// Waits until the condition may have changed.
+pub(crate) fn wait<'a, T>(changed: &Condvar, guard: MutexGuard<'a, T>) -> MutexGuard<'a, T> {
+    changed.wait(guard).unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The slot that this thread tries first: threads spread over the slots and come back to their

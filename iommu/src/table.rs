@@ -1,43 +1,112 @@
-//! The second stage's radix tree: lookup, map, unmap. Changes are made under the domain's lock;
-//! walks run beside them.
+//! The second stage's radix tree: finding tables, mapping. Walks run beside everything here.
+//!
+//! A *unit* is what one entry of level 3 stands for (1 GiB in real formats). Whoever changes, reads
+//! or harvests anything in a unit holds the range lock of the whole unit, so that everything below
+//! the level 3 entry is its own but for what walks do (set D, unprotect, split a clean large leaf).
+//! Tables from level 3 up are shared by units: they are linked, unlinked and looked at only with
+//! the arena's lock.
 
+use std::marker::PhantomData;
 use std::ops::Range;
 
-use drogher_iommu_types::{Gpa, Oa, PAGE_SIZE, mutant};
+use drogher_iommu_types::{Gpa, Oa};
 
 use crate::arena::{Allocation, Arena, Table};
-use crate::log::DirtyLog;
-use crate::spec::{Perm, second_stage as spec};
-use crate::sync::Ordering;
+use crate::spec::{Entry, Format, Perm};
+use crate::sync::{AtomicU64, Ordering};
+use crate::tally::Tally;
 
 /// The root's number.
 const ROOT: u32 = 0;
+/// The level whose entries are units.
+pub(crate) const UNIT: u32 = 3;
 
-/// 4 levels, 4 KiB leaves. Larger leaves have their place: `step` is where they would be met.
-pub(crate) struct SecondStage {
-    arena: Arena,
+/// A tree of format `F`.
+pub(crate) struct SecondStage<F> {
+    pub(crate) arena: Arena,
+    pub(crate) tally: Tally,
+    format: PhantomData<F>,
 }
 
-/// What is found on the way to a table.
-pub(crate) enum Step<'a> {
-    Table(&'a Table),
-    /// Nothing is mapped from here to `until`.
-    Hole {
-        until: u64,
-    },
+/// How new leaves are made.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct LeafRules {
+    /// Bytes of the largest leaf allowed.
+    pub(crate) largest: u64,
+    /// Leaves are protected.
+    pub(crate) protect: bool,
 }
 
-impl SecondStage {
+/// A unit in which something is mapped.
+pub(crate) struct Unit<'a> {
+    /// First GPA.
+    pub(crate) base: u64,
+    /// Its level 3 entry.
+    pub(crate) entry: &'a AtomicU64,
+}
+
+impl Unit<'_> {
+    /// The part of a range that lies in the unit, as one cell.
+    pub(crate) fn cell<F: Format>(&self, part: Range<u64>) -> Cell {
+        let whole = part.end - part.start == F::span(UNIT);
+        Cell { index: 0, base: self.base, part, whole }
+    }
+}
+
+/// One entry's part of a range.
+pub(crate) struct Cell {
+    pub(crate) index: usize,
+    /// The first GPA of the entry.
+    pub(crate) base: u64,
+    /// What of the range lies in the entry; not empty.
+    pub(crate) part: Range<u64>,
+    /// All of the entry does.
+    pub(crate) whole: bool,
+}
+
+/// Where an entry is.
+pub(crate) struct Place<'a> {
+    pub(crate) entry: &'a AtomicU64,
+    pub(crate) level: u32,
+    pub(crate) cell: Cell,
+    /// Its own table and index, then those of the entry that points there; up to level 2.
+    hints: [Option<(&'a Table, usize)>; 2],
+}
+
+impl Place<'_> {
+    /// Sets the hints, after D.
+    pub(crate) fn hint(&self) {
+        for (table, index) in self.hints.into_iter().flatten() {
+            table.hint(index);
+        }
+    }
+}
+
+/// The entries of the table of `level` that begins at `base`, as far as they meet `part`, which
+/// lies inside it.
+pub(crate) fn cells<F: Format>(
+    level: u32,
+    base: u64,
+    part: Range<u64>,
+) -> impl Iterator<Item = Cell> {
+    let span = F::span(level);
+    let bytes = if part.is_empty() { 0..0 } else { part.start - base..part.end - base };
+    (bytes.start / span..bytes.end.div_ceil(span)).map(move |index| {
+        let start = base + index * span;
+        let inside = part.start.max(start)..part.end.min(start + span);
+        let whole = inside == (start..start + span);
+        // Below 512.
+        Cell { index: index as usize, base: start, part: inside, whole }
+    })
+}
+
+impl<F: Format> SecondStage<F> {
     /// An empty tree; `limit` is at least 4.
-    pub(crate) fn new(limit: u32, allocation: &mut Allocation) -> Self {
+    pub(crate) fn new(limit: u32) -> Self {
         let arena = Arena::new(limit);
         // The first table made is number 0, the root.
-        let _root = arena.alloc(allocation);
-        Self { arena }
-    }
-
-    pub(crate) fn limit(&self) -> u32 {
-        self.arena.limit()
+        let _root = arena.alloc(&mut arena.lock());
+        Self { arena, tally: Tally::default(), format: PhantomData }
     }
 
     #[inline]
@@ -45,162 +114,204 @@ impl SecondStage {
         self.arena.get(ROOT)
     }
 
-    /// The table that entry `index` of `table` points to.
+    /// The table that an entry of `level` points to.
     #[inline]
-    pub(crate) fn child(&self, table: &Table, index: usize) -> Option<&Table> {
-        let entry = table.entry(index).load(Ordering::Acquire);
-        self.arena.get(spec::table_of(entry)?)
-    }
-
-    /// The table of `level` (1: leaf table) whose entries translate `gpa`.
-    #[inline]
-    pub(crate) fn table_at(&self, gpa: u64, level: u32) -> Option<&Table> {
-        match self.step(gpa, level) {
-            Step::Table(table) => Some(table),
-            Step::Hole { .. } => None,
+    pub(crate) fn child(&self, entry: u64, level: u32) -> Option<&Table> {
+        match F::decode(entry, level) {
+            Entry::Table(number) => self.arena.get(number),
+            _ => None,
         }
     }
 
-    /// As `table_at`, with the size of the hole if there is none.
-    #[inline]
-    pub(crate) fn step(&self, gpa: u64, level: u32) -> Step<'_> {
-        let Some(mut table) = self.root() else {
-            return Step::Hole { until: u64::MAX };
-        };
-        for above in (level + 1..=spec::LEVELS).rev() {
-            match self.child(table, spec::index(gpa, above)) {
-                Some(child) => table = child,
-                None => {
-                    return Step::Hole { until: next_multiple(gpa, spec::span(above)) };
+    /// The table of `level`, at least 3, that translates `gpa`. With the arena's lock.
+    fn upper(&self, _lock: &Allocation, gpa: u64, level: u32) -> Result<&Table, u64> {
+        let mut table = self.root().ok_or(u64::MAX)?;
+        for above in (level + 1..=F::LEVELS).rev() {
+            let entry = table.entry(F::index(gpa, above)).load(Ordering::Acquire);
+            let end = next_multiple(gpa, F::span(above));
+            table = self.child(entry, above).ok_or(end)?;
+        }
+        Ok(table)
+    }
+
+    /// The first unit from `at` on, before `end`, in which something is mapped, with what of the
+    /// range lies in it. It stays as long as its range lock is held.
+    pub(crate) fn next_unit(&self, at: u64, end: u64) -> Option<(Unit<'_>, Range<u64>)> {
+        if at >= end {
+            return None;
+        }
+        let lock = self.arena.lock();
+        let mut at = at;
+        while at < end {
+            let table = match self.upper(&lock, at, UNIT) {
+                Ok(table) => table,
+                Err(until) => {
+                    at = until;
+                    continue;
                 }
+            };
+            let next = next_multiple(at, F::span(UNIT));
+            let entry = table.entry(F::index(at, UNIT));
+            if entry.load(Ordering::SeqCst) != 0 {
+                let base = at & !(F::span(UNIT) - 1);
+                return Some((Unit { base, entry }, at..end.min(next)));
             }
+            at = next;
         }
-        Step::Table(table)
+        None
     }
 
-    /// Calls `f(GPA of the table's first page, leaf table, entries inside the range)` for each
-    /// leaf table that the range meets.
-    pub(crate) fn for_each_leaf_table<'a>(
+    /// Calls `f` for each leaf of the range. If it returns true the entry is looked at again: a
+    /// walk has changed it meanwhile, perhaps to a table.
+    pub(crate) fn each_leaf<'a, E>(
         &'a self,
         range: &Range<Gpa>,
-        mut f: impl FnMut(u64, &'a Table, Range<usize>),
-    ) {
+        mut f: impl FnMut(&Place<'a>, u64) -> Result<bool, E>,
+    ) -> Result<(), E> {
         let mut at = range.start.0;
-        while at < range.end.0 {
-            let next = next_multiple(at, spec::span(2));
-            match self.step(at, 1) {
-                Step::Table(table) => {
-                    let last = spec::index(range.end.0.min(next) - 1, 1);
-                    f(at & !(spec::span(2) - 1), table, spec::index(at, 1)..last + 1);
-                    at = next;
+        while let Some((unit, part)) = self.next_unit(at, range.end.0) {
+            at = part.end;
+            let cell = unit.cell::<F>(part);
+            self.leaves_in(
+                Place { entry: unit.entry, level: UNIT, cell, hints: [None; 2] },
+                &mut f,
+            )?;
+        }
+        Ok(())
+    }
+
+    fn leaves_in<'a, E>(
+        &'a self,
+        place: Place<'a>,
+        f: &mut impl FnMut(&Place<'a>, u64) -> Result<bool, E>,
+    ) -> Result<(), E> {
+        loop {
+            let value = place.entry.load(Ordering::SeqCst);
+            match F::decode(value, place.level) {
+                Entry::Leaf => {
+                    if f(&place, value)? {
+                        continue;
+                    }
                 }
-                Step::Hole { until } => at = until,
+                Entry::Table(number) => {
+                    let Some(table) = self.arena.get(number) else { return Ok(()) };
+                    let level = place.level - 1;
+                    for cell in cells::<F>(level, place.cell.base, place.cell.part.clone()) {
+                        let hints = [Some((table, cell.index)), place.hints[0]];
+                        let entry = table.entry(cell.index);
+                        self.leaves_in(Place { entry, level, cell, hints }, f)?;
+                    }
+                }
+                Entry::Empty | Entry::Reserved => {}
             }
+            return Ok(());
         }
     }
 
-    /// The first page of the range that is mapped, and its leaf.
-    pub(crate) fn first_mapped(&self, range: &Range<Gpa>) -> Option<(Gpa, u64)> {
-        let mut found = None;
-        self.for_each_leaf_table(range, |base, table, indexes| {
-            for index in indexes {
-                let leaf = table.entry(index).load(Ordering::Relaxed);
-                if found.is_none() && spec::is_present(leaf) {
-                    found = Some((page_at(base, index), leaf));
-                }
-            }
+    /// The first page of the range that is mapped, and where it goes.
+    pub(crate) fn first_mapped(&self, range: &Range<Gpa>) -> Option<(Gpa, Oa)> {
+        let found = self.each_leaf(range, |Place { level, cell, .. }, leaf| {
+            let into = cell.part.start - cell.base;
+            Err((Gpa(cell.part.start), Oa(F::output(leaf, *level).0 + into)))
         });
-        found
+        found.err()
     }
 
-    /// Sets the leaves of a range in which nothing is mapped. If tables run out, the error is the
-    /// page that could not be mapped; the pages before it are.
+    /// Where the byte at `gpa` goes, and what is allowed there.
+    pub(crate) fn resolve(&self, gpa: Gpa) -> Option<(Oa, Perm)> {
+        let found = self.each_leaf(&(gpa..Gpa(gpa.0 + 1)), |Place { level, cell, .. }, leaf| {
+            let into = gpa.0 - cell.base;
+            Err((Oa(F::output(leaf, *level).0 + into), F::perm(leaf)))
+        });
+        found.err()
+    }
+
+    /// Sets the leaves of a range in which nothing is mapped, each as large as alignment, length
+    /// and the rules allow. If tables run out, the error is the page that could not be mapped; the
+    /// pages before it are.
     pub(crate) fn map(
         &self,
-        allocation: &mut Allocation,
         range: &Range<Gpa>,
         oa: Oa,
         perm: Perm,
+        rules: LeafRules,
     ) -> Result<(), Gpa> {
+        let leaf = |at: u64, level: u32| {
+            let leaf = F::leaf(Oa(oa.0 + (at - range.start.0)), perm, level);
+            if rules.protect { F::protect(leaf) } else { leaf }
+        };
+        let fits = |at: u64, level: u32| {
+            let span = F::span(level);
+            let left = range.end.0 - at;
+            let output = oa.0 + (at - range.start.0);
+            span <= rules.largest.min(left) && (at | output) & (span - 1) == 0
+        };
         let mut at = range.start.0;
         while at < range.end.0 {
-            let table = self.leaf_table_or_new(allocation, at).ok_or(Gpa(at))?;
-            let end = next_multiple(at, spec::span(2)).min(range.end.0);
+            let level = (2..=F::LARGEST_LEVEL).rev().find(|level| fits(at, *level)).unwrap_or(1);
+            let mut lock = self.arena.lock();
+            let table = self.table_or_new(&mut lock, at, level).ok_or(Gpa(at))?;
+            if level > 1 {
+                // Under the lock: a table above level 2 seen empty would be unlinked.
+                let entry = table.entry(F::index(at, level));
+                entry.store(leaf(at, level), Ordering::Release);
+                at += F::span(level);
+                continue;
+            }
+            // What is in a level 1 table concerns nobody else.
+            drop(lock);
+            let end = next_multiple(at, F::span(2)).min(range.end.0);
             while at < end {
-                let leaf = spec::leaf(Oa(oa.0 + (at - range.start.0)), perm);
-                table.entry(spec::index(at, 1)).store(leaf, Ordering::Release);
-                at += PAGE_SIZE;
+                table.entry(F::index(at, 1)).store(leaf(at, 1), Ordering::Release);
+                at += F::span(1);
             }
         }
         Ok(())
     }
 
-    /// Takes every leaf of the range out, its D bit into the log; returns how many there were.
-    /// Tables left empty are unlinked. An access in flight may still use what was taken.
-    pub(crate) fn unmap(
-        &self,
-        allocation: &mut Allocation,
-        log: &mut DirtyLog,
-        range: &Range<Gpa>,
-    ) -> u64 {
-        let (mut pages, mut touched) = (0, Vec::new());
-        self.for_each_leaf_table(range, |base, table, indexes| {
-            for index in indexes {
-                // An exchange: a D bit set at the last moment is in what comes back.
-                let leaf = table.entry(index).swap(0, Ordering::SeqCst);
-                pages += u64::from(spec::is_present(leaf));
-                if leaf & spec::DIRTY != 0 && !mutant!("unmap-drops-dirty") {
-                    log.set(page_at(base, index));
-                }
-            }
-            touched.push(base);
-        });
-        for base in touched {
-            self.unlink_empty(allocation, base);
-        }
-        pages
-    }
-
-    /// Unlinks the leaf table of `gpa` if it is empty, then the tables above it likewise.
-    fn unlink_empty(&self, allocation: &mut Allocation, gpa: u64) {
-        for level in 1..spec::LEVELS {
-            let (Some(table), Some(parent)) =
-                (self.table_at(gpa, level), self.table_at(gpa, level + 1))
-            else {
-                return;
-            };
-            if !table.is_empty() {
-                return;
-            }
-            let entry = parent.entry(spec::index(gpa, level + 1)).swap(0, Ordering::SeqCst);
-            if let Some(number) = spec::table_of(entry) {
-                allocation.unlink(number);
-            }
-        }
-    }
-
-    fn leaf_table_or_new(&self, allocation: &mut Allocation, gpa: u64) -> Option<&Table> {
-        let mut table = self.root()?;
-        for level in (2..=spec::LEVELS).rev() {
-            let index = spec::index(gpa, level);
-            table = match self.child(table, index) {
-                Some(child) => child,
+    /// The table of `level` that translates `gpa`, made if there is none, with those above it.
+    /// Makes all that are missing, or none.
+    fn table_or_new(&self, lock: &mut Allocation, gpa: u64, level: u32) -> Option<&Table> {
+        let (mut table, mut at) = (self.root()?, F::LEVELS);
+        while at > level {
+            let entry = table.entry(F::index(gpa, at));
+            match self.child(entry.load(Ordering::Acquire), at) {
+                Some(child) => table = child,
                 None => {
-                    let number = self.arena.alloc(allocation)?;
+                    if !self.arena.has(lock, at - level) {
+                        return None;
+                    }
+                    let number = self.arena.alloc(lock)?;
+                    let child = self.arena.get(number)?;
+                    child.fill(0, 0, |_| 0);
                     // Release: who follows the entry sees the table empty, hints and all.
-                    table.entry(index).store(spec::table(number), Ordering::Release);
-                    self.arena.get(number)?
+                    entry.store(F::table(number, at), Ordering::Release);
+                    table = child;
                 }
-            };
+            }
+            at -= 1;
         }
         Some(table)
     }
-}
 
-/// The page that entry `index` of the leaf table at `base` translates.
-pub(crate) fn page_at(base: u64, index: usize) -> Gpa {
-    // An index below 512.
-    Gpa(base + (index as u64) * PAGE_SIZE)
+    /// Unlinks the level 3 table of `gpa` if it is empty, then the tables above it likewise.
+    /// Returns their numbers, for after a drain.
+    pub(crate) fn unlink_empty(&self, gpa: u64) -> Vec<u32> {
+        let mut unlinked = Vec::new();
+        let lock = self.arena.lock();
+        for level in UNIT..F::LEVELS {
+            let Ok(table) = self.upper(&lock, gpa, level) else { continue };
+            let Ok(parent) = self.upper(&lock, gpa, level + 1) else { break };
+            if !table.is_empty() {
+                break;
+            }
+            let entry = parent.entry(F::index(gpa, level + 1)).swap(0, Ordering::SeqCst);
+            if let Entry::Table(number) = F::decode(entry, level + 1) {
+                unlinked.push(number);
+            }
+        }
+        unlinked
+    }
 }
 
 /// The first multiple of `span`, a power of two, above `value`.

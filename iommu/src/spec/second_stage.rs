@@ -7,14 +7,13 @@
 
 use drogher_iommu_types::{Oa, PAGE_SHIFT};
 
-use super::Perm;
+use super::{Entry, Format, Perm};
 
 /// Section 9.8: reads are allowed.
 pub const READ: u64 = 1 << 0;
 /// Section 9.8: writes are allowed.
 pub const WRITE: u64 = 1 << 1;
-/// Section 9.8, levels 2 and 3: the entry is a leaf of 2 MiB or 1 GiB. Reserved: no such leaf is
-/// made yet.
+/// Section 9.8, levels 2 and 3: the entry is a leaf of 2 MiB or 1 GiB.
 pub const PAGE_SIZE_BIT: u64 = 1 << 7;
 /// Section 3.7.2: accessed. Never set: nothing here reads it.
 pub const ACCESSED: u64 = 1 << 8;
@@ -22,72 +21,79 @@ pub const ACCESSED: u64 = 1 << 8;
 pub const DIRTY: u64 = 1 << 9;
 /// Section 9.8: bits 51:12, the output address or the next table.
 pub const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
+/// Section 9.8: bits 61:52 are ignored. Ours: the mapping allows writing, WRITE was taken away.
+pub const PROTECTED: u64 = 1 << 52;
 
-/// One past the last output address that an entry can hold.
-pub const OUTPUT_END: u64 = 1 << 52;
+/// VT-d second stage, 4 levels.
+#[derive(Clone, Copy, Debug)]
+pub struct VtdSecondStage;
 
-/// Levels of the table; the root is level 4, the leaf table level 1.
-pub const LEVELS: u32 = 4;
-/// Entries in a table.
-pub const ENTRIES: usize = 512;
-/// Bits of GPA that 4 levels translate.
-pub const WIDTH: u32 = 48;
+impl Format for VtdSecondStage {
+    const NAME: &'static str = "VT-d second stage";
+    const LEAF_SHIFT: u32 = 12;
+    const INDEX_BITS: &'static [u32] = &[9, 9, 9, 9];
+    const LARGEST_LEVEL: u32 = 3;
+    const OUTPUT_END: u64 = 1 << 52;
+    const DIRTY: u64 = DIRTY;
 
-const INDEX_BITS: u32 = 9;
-
-/// Bytes of GPA that one entry at `level` stands for.
-#[must_use]
-pub const fn span(level: u32) -> u64 {
-    1 << (PAGE_SHIFT + INDEX_BITS * (level - 1))
-}
-
-/// The number of the entry at `level` that translates `gpa`.
-#[must_use]
-pub const fn index(gpa: u64, level: u32) -> usize {
-    // Nine bits fit any usize.
-    ((gpa / span(level)) % ENTRIES as u64) as usize
-}
-
-/// A leaf of 4 KiB.
-#[must_use]
-pub const fn leaf(oa: Oa, perm: Perm) -> u64 {
-    let mut entry = oa.0 & ADDRESS;
-    if perm.read {
-        entry |= READ;
+    /// Section 3.7.1: an entry is present if it allows reading or writing. To hardware a protected
+    /// leaf of a write-only mapping is not present: who handles the fault knows better.
+    #[inline]
+    fn decode(entry: u64, level: u32) -> Entry {
+        if entry & (READ | WRITE | PROTECTED) == 0 {
+            Entry::Empty
+        } else if level == 1 || entry & PAGE_SIZE_BIT != 0 && level <= Self::LARGEST_LEVEL {
+            Entry::Leaf
+        } else if entry & PAGE_SIZE_BIT != 0 {
+            Entry::Reserved
+        } else {
+            u32::try_from((entry & ADDRESS) >> PAGE_SHIFT).map_or(Entry::Reserved, Entry::Table)
+        }
     }
-    if perm.write {
-        entry |= WRITE;
+
+    /// Section 3.7.1: permissions are the AND of all levels, so it allows everything.
+    #[inline]
+    fn table(number: u32, _level: u32) -> u64 {
+        (u64::from(number) << PAGE_SHIFT) | READ | WRITE
     }
-    entry
-}
 
-/// An entry that points to table number `table`. Section 3.7.1: permissions are the AND of all
-/// levels, so it allows everything.
-#[must_use]
-pub const fn table(table: u32) -> u64 {
-    ((table as u64) << PAGE_SHIFT) | READ | WRITE
-}
+    #[inline]
+    fn leaf(oa: Oa, perm: Perm, level: u32) -> u64 {
+        let mut entry = oa.0 & ADDRESS;
+        if perm.read {
+            entry |= READ;
+        }
+        if perm.write {
+            entry |= WRITE;
+        }
+        if level > 1 {
+            entry |= PAGE_SIZE_BIT;
+        }
+        entry
+    }
 
-/// Section 3.7.1: an entry is present if it allows reading or writing.
-#[must_use]
-pub const fn is_present(entry: u64) -> bool {
-    entry & (READ | WRITE) != 0
-}
+    #[inline]
+    fn output(leaf: u64, level: u32) -> Oa {
+        Oa(leaf & ADDRESS & !(Self::span(level) - 1))
+    }
 
-/// The table that an entry above level 1 points to; `None` if it is not present.
-#[must_use]
-pub fn table_of(entry: u64) -> Option<u32> {
-    if is_present(entry) { u32::try_from((entry & ADDRESS) >> PAGE_SHIFT).ok() } else { None }
-}
+    #[inline]
+    fn perm(leaf: u64) -> Perm {
+        Perm { read: leaf & READ != 0, write: leaf & (WRITE | PROTECTED) != 0 }
+    }
 
-/// Where a leaf points to.
-#[must_use]
-pub const fn output(entry: u64) -> Oa {
-    Oa(entry & ADDRESS)
-}
+    #[inline]
+    fn is_protected(leaf: u64) -> bool {
+        leaf & PROTECTED != 0
+    }
 
-/// What a leaf allows.
-#[must_use]
-pub const fn perm(entry: u64) -> Perm {
-    Perm { read: entry & READ != 0, write: entry & WRITE != 0 }
+    #[inline]
+    fn protect(leaf: u64) -> u64 {
+        if leaf & WRITE == 0 { leaf } else { (leaf & !WRITE) | PROTECTED }
+    }
+
+    #[inline]
+    fn unprotect(leaf: u64) -> u64 {
+        if leaf & PROTECTED == 0 { leaf } else { (leaf & !PROTECTED) | WRITE }
+    }
 }

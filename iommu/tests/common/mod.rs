@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use drogher_iommu::{
     DirtyBitmap, Domain, DomainConfig, Gpa, HeapMemory, Iova, Memory, MemoryError, Oa, PAGE_SIZE,
-    Perm, Requester, Rid,
+    Perm, Requester, Rid, TableFormat,
 };
 
 pub fn page(number: u64) -> Gpa {
@@ -60,6 +60,46 @@ impl Bench {
 
 pub fn dirty_pages(bitmap: &DirtyBitmap) -> Vec<u64> {
     bitmap.runs().flat_map(|run| run.start.page()..run.end.page()).collect()
+}
+
+/// A configuration of this format.
+pub fn config(format: TableFormat) -> DomainConfig {
+    DomainConfig {
+        format,
+        address_bits: format.width(),
+        drain_deadline: PATIENCE,
+        ..DomainConfig::default()
+    }
+}
+
+/// Memory of any length that holds nothing: for tests of what is translated and reported.
+pub struct Nothing(pub u64);
+
+impl Memory for Nothing {
+    fn len(&self) -> u64 {
+        self.0
+    }
+    fn read(&self, _oa: Oa, _data: &mut [u8]) -> Result<(), MemoryError> {
+        Ok(())
+    }
+    fn write(&self, _oa: Oa, _data: &[u8]) -> Result<(), MemoryError> {
+        Ok(())
+    }
+    fn fill(&self, _oa: Oa, _byte: u8, _len: u64) -> Result<(), MemoryError> {
+        Ok(())
+    }
+    fn fetch_add_u32(&self, _oa: Oa, _value: u32) -> Result<u32, MemoryError> {
+        Ok(0)
+    }
+    fn fetch_add_u64(&self, _oa: Oa, _value: u64) -> Result<u64, MemoryError> {
+        Ok(0)
+    }
+    fn compare_swap_u32(&self, _oa: Oa, _old: u32, _new: u32) -> Result<u32, MemoryError> {
+        Ok(0)
+    }
+    fn compare_swap_u64(&self, _oa: Oa, _old: u64, _new: u64) -> Result<u64, MemoryError> {
+        Ok(0)
+    }
 }
 
 /// Small, seeded, good enough to choose what a test does.

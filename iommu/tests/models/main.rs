@@ -11,6 +11,8 @@
 mod access;
 #[path = "../../src/arena.rs"]
 mod arena;
+#[path = "../../src/collect.rs"]
+mod collect;
 #[path = "../../src/dirty.rs"]
 mod dirty;
 #[path = "../../src/domain.rs"]
@@ -29,24 +31,41 @@ mod log;
 mod memory;
 #[path = "../../src/range.rs"]
 mod range;
+#[path = "../../src/range_lock.rs"]
+mod range_lock;
 #[path = "../../src/requester.rs"]
 mod requester;
+#[path = "../../src/reshape.rs"]
+mod reshape;
+#[path = "../../src/retire.rs"]
+mod retire;
 #[path = "../../src/slot.rs"]
 mod slot;
 #[path = "../../src/space.rs"]
 mod space;
 #[path = "../../src/spec/mod.rs"]
 mod spec;
+#[path = "../../src/split.rs"]
+mod split;
 #[path = "../../src/stage1.rs"]
 mod stage1;
+#[path = "../../src/state.rs"]
+mod state;
 #[path = "../../src/table.rs"]
 mod table;
+#[path = "../../src/tally.rs"]
+mod tally;
 #[path = "../../src/tracking.rs"]
 mod tracking;
+#[path = "../../src/tree.rs"]
+mod tree;
+#[path = "../../src/unmap.rs"]
+mod unmap;
 #[path = "../../src/walk.rs"]
 mod walk;
 
 mod harvest;
+mod splitting;
 mod sync;
-mod unmap;
+mod unmapping;
 mod world;

@@ -1,5 +1,6 @@
 //! What the models share: a memory of one cell a page, and a migration's view of it.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use drogher_iommu_types::{DirtyBitmap, Gpa, Iova, Oa, PAGE_SIZE, Rid};
@@ -10,10 +11,14 @@ use shuttle::{Config, Runner};
 use crate::domain::{Domain, DomainConfig};
 use crate::memory::{Memory, MemoryError};
 use crate::requester::Requester;
-use crate::spec::Perm;
+use crate::spec::{Perm, TableFormat};
+use crate::tracking::TrackConfig;
 
 /// Pages of the memory. All but the last can be mapped by `World::new`.
-pub(crate) const PAGES: u64 = 3;
+pub(crate) const PAGES: u64 = 5;
+
+/// A large leaf, the smallest of the mock format.
+pub(crate) const LARGE: Range<Gpa> = Gpa(0)..Gpa(4 * PAGE_SIZE);
 
 /// Memory with one value a page, so that a store is one step.
 struct Cells(Vec<AtomicU64>);
@@ -76,13 +81,31 @@ pub(crate) fn write(device: &Requester, number: u64, value: u64) -> bool {
 impl World {
     /// Pages 0 and 1 are mapped one to one; tracking is off.
     pub(crate) fn new() -> Self {
+        Self::of(page(0)..page(2))
+    }
+
+    /// One large leaf is mapped one to one, and tracked as told.
+    pub(crate) fn large(config: TrackConfig) -> Self {
+        let world = Self::of(LARGE);
+        world.domain.start_tracking_with(config).expect("no access in flight for ever");
+        world
+    }
+
+    /// Tables are those of the mock format: small, so that a model's steps are those that matter.
+    fn of(mapped: Range<Gpa>) -> Self {
         let cells = Cells((0..PAGES).map(|_| AtomicU64::new(0)).collect());
-        let config = DomainConfig { table_limit: 8, ..DomainConfig::default() };
+        let format = TableFormat::Mock;
+        let config = DomainConfig {
+            format,
+            address_bits: format.width(),
+            table_limit: 8,
+            ..DomainConfig::default()
+        };
         let domain = Domain::new(Arc::new(cells), config).expect("valid");
-        domain.map(page(0)..page(2), Oa(0), Perm::READ_WRITE).expect("free");
+        domain.map(mapped, Oa(0), Perm::READ_WRITE).expect("free");
         let device = domain.attach(Rid(8)).expect("first");
         let bitmap = DirtyBitmap::new(page(0)..page(PAGES)).expect("aligned");
-        Self { domain, device, bitmap, copy: vec![0; 3] }
+        Self { domain, device, bitmap, copy: vec![0; usize::try_from(PAGES).expect("small")] }
     }
 
     pub(crate) fn tracked() -> Self {
@@ -113,6 +136,11 @@ impl World {
     /// A round: harvest, then copy what it reported.
     pub(crate) fn round(&mut self) {
         self.harvest();
+        self.copy_reported();
+    }
+
+    /// Copies what harvests have reported so far.
+    pub(crate) fn copy_reported(&mut self) {
         for run in self.bitmap.take().runs() {
             for number in run.start.page()..run.end.page() {
                 self.copy[usize::try_from(number).expect("small")] = self.memory(number);

@@ -125,17 +125,27 @@ impl DirtyBitmap {
     /// # Errors
     /// `Outside`, and then no bit was set.
     pub fn set_range(&self, range: Range<Gpa>) -> Result<(), BitmapError> {
+        self.or_range(range).map(|_| ())
+    }
+
+    /// Sets the bits of all pages that `range` touches, and returns how many were clear before.
+    ///
+    /// # Errors
+    /// `Outside`, and then no bit was set.
+    pub fn or_range(&self, range: Range<Gpa>) -> Result<u64, BitmapError> {
         if range.is_empty() {
-            return Ok(());
+            return Ok(0);
         }
         let (first, last) = (range.start.page(), Gpa(range.end.0 - 1).page());
         if first < self.base || last >= self.base + self.pages {
             return Err(self.outside(range));
         }
+        let mut fresh = 0;
         self.each_word(first - self.base..last + 1 - self.base, |word, mask| {
-            word.fetch_or(mask, Ordering::AcqRel);
+            let before = word.fetch_or(mask, Ordering::AcqRel);
+            fresh += u64::from((mask & !before).count_ones());
         });
-        Ok(())
+        Ok(fresh)
     }
 
     /// Sets the page of `first` for bit 0 of `mask`, the next page for bit 1, and so on; `first`

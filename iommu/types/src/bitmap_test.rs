@@ -58,7 +58,9 @@ fn every_start_and_end_in_three_words() {
         for start in 0..130 {
             for end in start..=130 {
                 let map = bitmap(base..base + 130);
-                map.set_range(page(base + start)..page(base + end)).expect("inside");
+                let fresh = map.or_range(page(base + start)..page(base + end));
+                assert_eq!(fresh, Ok(end - start));
+                assert_eq!(map.or_range(page(base + start)..page(base + end)), Ok(0));
                 let expected: Vec<u64> = (base + start..base + end).collect();
                 assert_eq!(set_pages(&map), expected);
                 map.clear_range(page(base + start)..page(base + end)).expect("inside");

@@ -1,10 +1,12 @@
 //! DMA against map and unmap: a write reaches its page or faults, and is never silently lost.
 
+use std::ops::Range;
+
 use shuttle::thread;
 
 use crate::spec::Perm;
 use crate::world::{World, check, page, write};
-use drogher_iommu_types::Oa;
+use drogher_iommu_types::{DirtyBitmap, Gpa, Oa, PAGE_SIZE};
 
 /// A write that succeeded is in memory by the time unmap returns, and its page is reported; one
 /// that faulted has changed nothing.
@@ -48,15 +50,15 @@ fn a_remapped_page_is_never_written_through_the_old_translation() {
 /// under way must not come out at the new mapping.
 #[test]
 fn a_table_is_used_again_only_after_a_drain() {
-    check(250, || {
+    check(1500, || {
         let world = World::tracked();
         let device = world.device.clone();
         let writer = thread::spawn(move || write(&device, 1, 7));
         world.domain.unmap(page(0)..page(2)).expect("drained");
         // Same index in the leaf table, another branch of the tree.
-        let far = 1 << 39;
-        let there = drogher_iommu_types::Gpa(far + page(1).0);
-        let end = drogher_iommu_types::Gpa(far + page(2).0);
+        let far = 1 << 20;
+        let there = Gpa(far + page(1).0);
+        let end = Gpa(far + page(2).0);
         world.domain.map(there..end, Oa(page(2).0), Perm::READ_WRITE).expect("tables are free");
         writer.join().expect("no panic");
         assert_eq!(world.memory(2), 0, "a stale walk reached another mapping");
@@ -81,6 +83,67 @@ fn harvest_against_unmap() {
         world.round();
         writer.join().expect("no panic");
         unmapper.join().expect("no panic");
+        assert_eq!(world.domain.resolve(page(1)), None, "unmapped, and there again");
+        world.last_round();
+    });
+}
+
+/// Bytes of a unit in the format of the models.
+const UNIT: u64 = 1 << 17;
+
+/// The first page of the second unit.
+fn next_unit() -> Range<Gpa> {
+    Gpa(UNIT)..Gpa(UNIT + PAGE_SIZE)
+}
+
+/// Two units share the table above. One is unmapped, which would unlink that table were it not for
+/// the other, which is being mapped.
+#[test]
+fn unlinking_against_map_in_the_next_unit() {
+    check(1500, || {
+        let world = World::new();
+        let domain = world.domain.clone();
+        let mapper = thread::spawn(move || {
+            domain.map(next_unit(), Oa(page(2).0), Perm::READ_WRITE).expect("free");
+            domain.unmap(next_unit()).expect("drained");
+            domain.map(next_unit(), Oa(page(3).0), Perm::READ_WRITE).expect("free");
+        });
+        world.domain.unmap(page(0)..page(2)).expect("drained");
+        assert_eq!(world.domain.resolve(page(0)), None);
+        world.domain.map(page(0)..page(1), Oa(0), Perm::READ_WRITE).expect("free");
+        mapper.join().expect("no panic");
+        let at = |gpa| world.domain.resolve(gpa).map(|(oa, _)| oa);
+        assert_eq!(at(next_unit().start), Some(Oa(page(3).0)));
+        assert_eq!(at(page(0)), Some(Oa(0)));
+        assert_eq!(world.domain.stats().tables, 6);
+    });
+}
+
+/// A harvest waits in its drain, and a map and a harvest of the next unit go on beside it.
+#[test]
+fn harvest_against_unmap_in_the_next_unit() {
+    check(1000, || {
+        let mut world = World::tracked();
+        world.domain.map(next_unit(), Oa(page(2).0), Perm::READ_WRITE).expect("free");
+        world.copy_all();
+        let (device, other) = (world.device.clone(), world.device.clone());
+        let domain = world.domain.clone();
+        let near = thread::spawn(move || assert!(write(&device, 0, 1) && write(&device, 0, 2)));
+        let far = thread::spawn(move || write(&other, UNIT / PAGE_SIZE, 9));
+        let unmapper = thread::spawn(move || {
+            domain.unmap(next_unit()).expect("drained");
+            domain.memory().read(Oa(page(2).0), &mut [0; 8]).expect("in bounds");
+        });
+        world.round();
+        near.join().expect("no panic");
+        let written = far.join().expect("no panic");
+        unmapper.join().expect("no panic");
+        let bitmap = DirtyBitmap::new(next_unit()).expect("aligned");
+        world.domain.read_and_clear_dirty(next_unit(), &bitmap).expect("drained");
+        assert_eq!(bitmap.test(next_unit().start), written);
+        if written {
+            world.copy[2] = world.memory(2);
+        }
         world.last_round();
     });
 }
