@@ -68,3 +68,6 @@ pub(crate) fn refusal(
         hint: hint.into(),
     }
 }
+
+#[cfg(test)]
+mod planner_test;
