@@ -194,7 +194,7 @@ fn a_quirk_or_a_preference_that_cannot_be_met_is_passed_over() {
     assert_eq!(first(&liked), (ProviderKind::Iommu, "4K".into(), Decider::Default));
     // Nor is one that is less than what the operator requires.
     let liked = prefers(plain(1), ProviderKind::All, None);
-    assert_eq!(first(&Case::default().one(&[liked.clone()])).0, ProviderKind::All);
+    assert_eq!(first(&Case::default().one(std::slice::from_ref(&liked))).0, ProviderKind::All);
     assert_eq!(first(&Case::global("require=exact").one(&[liked])).0, ProviderKind::Iommu);
 }
 
