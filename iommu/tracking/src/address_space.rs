@@ -62,7 +62,8 @@ pub trait AddressSpace: Send + Sync {
         into: &DirtyBitmap,
     ) -> Result<HarvestStats, AddressSpaceError>;
 
-    /// ORs every page of `range` that is mapped and that devices may write to into `into`.
+    /// ORs every page of `range` that is mapped and that devices may write to into `into`; returns
+    /// how many those are.
     ///
     /// # Errors
     /// Pages may be missing.
@@ -70,7 +71,7 @@ pub trait AddressSpace: Send + Sync {
         &self,
         range: &Range<Gpa>,
         into: &DirtyBitmap,
-    ) -> Result<HarvestStats, AddressSpaceError>;
+    ) -> Result<PageCount, AddressSpaceError>;
 
     /// Unmaps; when this returns `Ok`, no write to the range is in flight.
     ///
@@ -107,15 +108,15 @@ impl AddressSpace for Domain {
         into: &DirtyBitmap,
     ) -> Result<HarvestStats, AddressSpaceError> {
         let stats = Self::read_and_clear_dirty(self, range.clone(), into)?;
-        Ok(HarvestStats { pages: stats.pages, fresh: stats.fresh })
+        Ok(HarvestStats { pages: stats.pages, drain_sleeps: stats.drain_sleeps })
     }
 
     fn mapped_writable(
         &self,
         range: &Range<Gpa>,
         into: &DirtyBitmap,
-    ) -> Result<HarvestStats, AddressSpaceError> {
-        let mut stats = HarvestStats::default();
+    ) -> Result<PageCount, AddressSpaceError> {
+        let mut pages = PageCount(0);
         let mut at = range.start;
         while at < range.end {
             let mut mask = 0;
@@ -126,11 +127,11 @@ impl AddressSpace for Domain {
                     mask |= 1 << bit;
                 }
             }
-            let fresh = into.or_mask(at, mask)?;
-            stats += HarvestStats::new(mask.count_ones().into(), fresh);
+            into.or_mask(at, mask)?;
+            pages += PageCount(mask.count_ones().into());
             at = Gpa(at.0 + 64 * PAGE_SIZE);
         }
-        Ok(stats)
+        Ok(pages)
     }
 
     fn unmap(&self, range: &Range<Gpa>) -> Result<PageCount, AddressSpaceError> {

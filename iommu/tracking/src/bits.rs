@@ -5,8 +5,6 @@ use std::sync::atomic::Ordering;
 
 use drogher_iommu_types::{BitmapError, DirtyBitmap, Gpa, PAGE_SHIFT, PAGE_SIZE, PageCount};
 
-use crate::provider::HarvestStats;
-
 /// Bits of one word.
 const WORD: u64 = 64;
 
@@ -24,12 +22,12 @@ pub(crate) fn move_bits(
     from: &DirtyBitmap,
     range: &Range<Gpa>,
     into: &DirtyBitmap,
-) -> Result<HarvestStats, BitmapError> {
-    let mut stats = HarvestStats::default();
+) -> Result<PageCount, BitmapError> {
+    let mut pages = PageCount(0);
     let part = meet(range, &from.range());
     let base = from.range().start.page();
     if part.is_empty() {
-        return Ok(stats);
+        return Ok(pages);
     }
     let (first, end) = (part.start.page() - base, part.end.page() - base);
     let words = (first / WORD..end.div_ceil(WORD)).zip(words_from(from, first / WORD));
@@ -44,14 +42,14 @@ pub(crate) fn move_bits(
         let mask = (u64::MAX << low) & (u64::MAX >> (WORD - high));
         let bits = word.fetch_and(!mask, Ordering::AcqRel) & mask;
         match into.or_mask(Gpa((base + start) << PAGE_SHIFT), bits) {
-            Ok(fresh) => stats += HarvestStats::new(bits.count_ones().into(), fresh),
+            Ok(_) => pages += PageCount(bits.count_ones().into()),
             Err(error) => {
                 word.fetch_or(bits, Ordering::AcqRel);
                 return Err(error);
             }
         }
     }
-    Ok(stats)
+    Ok(pages)
 }
 
 fn words_from(
@@ -62,21 +60,18 @@ fn words_from(
     bitmap.words().iter().skip(usize::try_from(index).unwrap_or(usize::MAX))
 }
 
-/// Sets the pages of `range`, of whole pages, and says how many were clear.
+/// Sets the pages of `range`, of whole pages, and says how many those are.
 ///
 /// # Errors
 /// `Outside`, `Misaligned`; pages before the one that was refused are set.
-pub(crate) fn set_pages(
-    range: &Range<Gpa>,
-    into: &DirtyBitmap,
-) -> Result<HarvestStats, BitmapError> {
-    let mut stats = HarvestStats::default();
+pub(crate) fn set_pages(range: &Range<Gpa>, into: &DirtyBitmap) -> Result<PageCount, BitmapError> {
+    let mut pages = PageCount(0);
     let mut at = range.start;
     while at < range.end {
-        let pages = PageCount::covering(range.end.0 - at.0).0.min(WORD);
-        let fresh = into.or_mask(at, u64::MAX >> (WORD - pages))?;
-        stats += HarvestStats::new(pages, fresh);
-        at = Gpa(at.0 + pages * PAGE_SIZE);
+        let here = PageCount::covering(range.end.0 - at.0).0.min(WORD);
+        into.or_mask(at, u64::MAX >> (WORD - here))?;
+        pages += PageCount(here);
+        at = Gpa(at.0 + here * PAGE_SIZE);
     }
-    Ok(stats)
+    Ok(pages)
 }

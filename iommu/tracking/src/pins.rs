@@ -7,7 +7,6 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use drogher_iommu_types::{BitmapError, DirtyBitmap, Gpa, PAGE_SHIFT, PageCount, mutant};
 
 use crate::bits::{meet, move_bits, set_pages};
-use crate::provider::HarvestStats;
 
 /// Different ranges that one device may have pinned at a time.
 pub const MAX_PINNED_RANGES: usize = 1 << 16;
@@ -186,18 +185,18 @@ impl PinBoard {
         &self,
         range: &Range<Gpa>,
         into: &DirtyBitmap,
-    ) -> Result<HarvestStats, BitmapError> {
+    ) -> Result<PageCount, BitmapError> {
         let state = self.lock();
-        let mut stats = HarvestStats::default();
+        let mut pages = PageCount(0);
         if let Some(once) = &state.once {
-            stats += move_bits(once, range, into)?;
+            pages += move_bits(once, range, into)?;
         }
         for (start, end, access) in state.pins.keys() {
             if *access == PinAccess::Write {
-                stats += set_pages(&meet(&gpa(&(*start..*end)), range), into)?;
+                pages += set_pages(&meet(&gpa(&(*start..*end)), range), into)?;
             }
         }
-        Ok(stats)
+        Ok(pages)
     }
 
     /// What is pinned now. None may be in use after STOP.

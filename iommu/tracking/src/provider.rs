@@ -116,20 +116,20 @@ pub enum Coverage {
 pub struct HarvestStats {
     /// Pages of 4 KiB reported.
     pub pages: PageCount,
-    /// Of these, pages whose bit was clear in the bitmap that they went to.
-    pub fresh: PageCount,
+    /// How often it had to sleep for an access in flight.
+    pub drain_sleeps: u64,
 }
 
-impl HarvestStats {
-    pub(crate) const fn new(pages: u64, fresh: u64) -> Self {
-        Self { pages: PageCount(pages), fresh: PageCount(fresh) }
+impl From<PageCount> for HarvestStats {
+    fn from(pages: PageCount) -> Self {
+        Self { pages, drain_sleeps: 0 }
     }
 }
 
 impl AddAssign for HarvestStats {
     fn add_assign(&mut self, other: Self) {
         self.pages += other.pages;
-        self.fresh += other.fresh;
+        self.drain_sleeps += other.drain_sleeps;
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use drogher_iommu_types::{DirtyBitmap, Gpa};
+use drogher_iommu_types::{DirtyBitmap, Gpa, PageCount};
 
 use crate::bits::{meet, move_bits};
 use crate::page_size::TrackingPageSize;
@@ -66,11 +66,11 @@ impl<'a> Sink<'a> {
 
     fn distribute(&self, size: TrackingPageSize) -> Result<HarvestStats, ProviderError> {
         size.widen(self.scratch)?;
-        let mut stats = HarvestStats::default();
+        let mut pages = PageCount(0);
         for piece in self.ram {
-            stats += move_bits(self.scratch, &meet(piece, &self.range), self.into)?;
+            pages += move_bits(self.scratch, &meet(piece, &self.range), self.into)?;
             move_bits(self.scratch, piece, self.rest)?;
         }
-        Ok(stats)
+        Ok(pages.into())
     }
 }

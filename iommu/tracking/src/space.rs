@@ -23,10 +23,10 @@ pub struct SpaceHarvest {
     /// What the trackers reported; a page that two report counts twice.
     pub tracked: HarvestStats,
     /// What was reported because some device could write anywhere, or a tracker had failed.
-    pub wide: Option<HarvestStats>,
+    pub wide: Option<PageCount>,
     /// What was carried over: from narrowings, unmaps and failures since the last harvest, and the
     /// rest of tracking pages that it had cut.
-    pub carried: HarvestStats,
+    pub carried: PageCount,
     /// Trackers that failed in it.
     pub failed: u32,
 }
@@ -298,18 +298,18 @@ impl TrackedSpace {
         running: &Running,
         range: &Range<Gpa>,
         into: &DirtyBitmap,
-    ) -> Result<HarvestStats, SpaceError> {
+    ) -> Result<PageCount, SpaceError> {
         if !members.any_raw() {
             let sink = Sink::new(range.clone(), &self.ram, into, into, &running.scratch);
-            if let Ok(stats) = running.all.report(&sink) {
-                return Ok(stats);
+            if let Ok(pages) = running.all.report(&sink) {
+                return Ok(pages);
             }
         }
-        let mut stats = HarvestStats::default();
+        let mut pages = PageCount(0);
         for piece in &self.ram {
-            stats += set_pages(&meet(piece, range), into)?;
+            pages += set_pages(&meet(piece, range), into)?;
         }
-        Ok(stats)
+        Ok(pages)
     }
 
     /// Harvests trackers one last time, into the carry-over, and stops those for which `stop`

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use drogher_iommu_types::PageCount;
+
 use crate::address_space::AddressSpace;
 use crate::page_size::TrackingPageSize;
 use crate::provider::{
@@ -24,7 +26,7 @@ impl AllProvider {
     }
 
     /// One report, whether it is started or not: there is nothing to record.
-    pub(crate) fn report(&self, sink: &Sink<'_>) -> Result<HarvestStats, ProviderError> {
+    pub(crate) fn report(&self, sink: &Sink<'_>) -> Result<PageCount, ProviderError> {
         Ok(self.space.mapped_writable(sink.range(), sink.bitmap())?)
     }
 }
@@ -57,7 +59,7 @@ impl Provider for AllProvider {
 
     fn harvest(&mut self, sink: &Sink<'_>) -> Result<HarvestStats, ProviderError> {
         self.switch.check()?;
-        self.report(sink)
+        Ok(self.report(sink)?.into())
     }
 
     fn stop(&mut self) -> Result<(), ProviderError> {

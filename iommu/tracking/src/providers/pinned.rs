@@ -60,7 +60,7 @@ impl Provider for PinnedProvider {
     fn harvest(&mut self, sink: &Sink<'_>) -> Result<HarvestStats, ProviderError> {
         self.switch.check()?;
         if self.page_size == TrackingPageSize::K4 {
-            return Ok(self.board.harvest(sink.range(), sink.bitmap())?);
+            return Ok(self.board.harvest(sink.range(), sink.bitmap())?.into());
         }
         sink.widened(self.page_size, |range, bitmap| {
             Ok(self.board.harvest(range, bitmap).map(drop)?)

@@ -76,7 +76,7 @@ impl AddressSpace for Space {
         &self,
         range: &Range<Gpa>,
         into: &DirtyBitmap,
-    ) -> Result<HarvestStats, AddressSpaceError> {
+    ) -> Result<PageCount, AddressSpaceError> {
         AddressSpace::mapped_writable(&self.domain, range, into)
     }
     fn unmap(&self, range: &Range<Gpa>) -> Result<PageCount, AddressSpaceError> {
