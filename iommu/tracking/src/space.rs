@@ -66,8 +66,8 @@ pub struct Status {
 /// Any thread may call anything. All calls exclude one another (the harvest lock); DMA runs beside
 /// them. A call takes as long as the providers' own deadlines allow.
 ///
-/// While any device is covered by everything mapped, memory must be unmapped by [`Self::unmap`]:
-/// a page that is mapped no more is in no wide report.
+/// While tracking is on, memory must be unmapped by [`Self::unmap`]: a page that is mapped no more
+/// is in no report of what is mapped.
 pub struct TrackedSpace {
     pub(crate) label: String,
     pub(crate) space: Arc<dyn AddressSpace>,
@@ -133,8 +133,8 @@ impl TrackedSpace {
     /// ORs what devices have written in `range` since the last harvest of it into `into`, of which
     /// it clears nothing. `range` is inside [`Self::span`], of whole pages; holes are allowed.
     ///
-    /// A tracker that fails costs exactness, not pages: everything mapped is reported now, and once
-    /// more next time.
+    /// A tracker that fails costs exactness, not pages: all RAM is reported now, and once more next
+    /// time.
     ///
     /// # Errors
     /// `NotTracking`, `Range`, `Bitmap`: then nothing was taken. `Failed`, `NotExact` only if an
@@ -162,15 +162,17 @@ impl TrackedSpace {
                 }
             }
         }
-        if failed > 0 {
+        let wide = if failed > 0 {
             running.failures += u64::from(failed);
-            // What the failed harvest has cleared may lie anywhere, and a write in flight may land
-            // after the page was copied: the next harvest reports it all again.
-            self.wide(members, running, &self.span(), &running.carry)?;
-        }
-        let wide = (failed > 0 || members.n_unlimited() > 0)
-            .then(|| self.wide(members, running, &range, into))
-            .transpose()?;
+            // What the failed harvest has cleared may lie anywhere, be it mapped no more, and a
+            // write in flight may land after its page was copied: the next harvest has it all again.
+            self.all_ram(&self.span(), &running.carry)?;
+            Some(self.all_ram(&range, into)?)
+        } else if members.n_unlimited() > 0 {
+            Some(self.wide(members, running, &range, into)?)
+        } else {
+            None
+        };
         let class = if failed > 0 { Class::AllMapped } else { members.class() };
         if running.require_exact {
             if let Some(source) = first {
@@ -183,15 +185,17 @@ impl TrackedSpace {
         Ok(SpaceHarvest { class, tracked, wide, carried, failed })
     }
 
-    /// Unmaps `range`; what could be written in it without record is in the next harvest.
+    /// Unmaps `range`; what could be written in it without record, or is still to be recorded, is
+    /// in the next harvest.
     ///
     /// # Errors
     /// The address space's. The pages are reported all the same.
     pub fn unmap(&self, range: Range<Gpa>) -> Result<PageCount, SpaceError> {
         let state = self.lock();
         let part = meet(&range, &self.span());
+        let late = |tracker: &Tracker| !tracker.provider.last_read_is_complete();
         if let Some(running) = &state.running
-            && state.members.n_unlimited() > 0
+            && (state.members.n_unlimited() > 0 || running.trackers.iter().any(late))
         {
             // No harvest takes it before the writes have ended: it waits for the lock.
             self.wide(&state.members, running, &part, &running.carry)?;
@@ -244,8 +248,8 @@ impl TrackedSpace {
             let own = |tracker: &Tracker| tracker.device() == Some(rid);
             let (own, others) = std::mem::take(&mut running.trackers).into_iter().partition(own);
             running.trackers = others;
-            let complete = self.last_read(running, own, |_| true);
-            if members.is_unlimited(rid) || !complete {
+            self.last_read(running, own, |_| true)?;
+            if members.is_unlimited(rid) {
                 self.last_wide(members, running)?;
             }
         }
@@ -305,6 +309,11 @@ impl TrackedSpace {
                 return Ok(pages);
             }
         }
+        self.all_ram(range, into)
+    }
+
+    /// Sets all RAM of `range` in `into`, which covers it.
+    fn all_ram(&self, range: &Range<Gpa>, into: &DirtyBitmap) -> Result<PageCount, SpaceError> {
         let mut pages = PageCount(0);
         for piece in &self.ram {
             pages += set_pages(&meet(piece, range), into)?;
@@ -312,27 +321,28 @@ impl TrackedSpace {
         Ok(pages)
     }
 
-    /// Harvests trackers one last time, into the carry-over, and stops those for which `stop`
-    /// holds. False if one may not have told everything.
+    /// Harvests trackers one last time, into the carry-over, and stops them. False if one may not
+    /// have told everything, because its device goes on (`ended` does not hold). If one fails, all
+    /// RAM is carried over.
     pub(crate) fn last_read(
         &self,
         running: &mut Running,
         trackers: Vec<Tracker>,
         ended: impl Fn(&Tracker) -> bool,
-    ) -> bool {
+    ) -> Result<bool, SpaceError> {
         let mut complete = true;
         for mut tracker in trackers {
             let carry = &running.carry;
             let sink = Sink::new(self.span(), &self.ram, carry, carry, &running.scratch);
-            let told = tracker.provider.last_read_is_complete() || ended(&tracker);
+            complete &= tracker.provider.last_read_is_complete() || ended(&tracker);
             let read = tracker.provider.harvest(&sink).map(drop);
-            for error in [read, tracker.provider.stop()].into_iter().filter_map(Result::err) {
-                complete = false;
-                running.note(error);
+            let stopped = tracker.provider.stop();
+            if read.is_err() {
+                self.all_ram(&self.span(), carry)?;
             }
-            complete &= told;
+            [read, stopped].into_iter().filter_map(Result::err).for_each(|e| running.note(e));
         }
-        complete
+        Ok(complete)
     }
 
     fn check(&self, range: &Range<Gpa>, into: &DirtyBitmap) -> Result<(), SpaceError> {

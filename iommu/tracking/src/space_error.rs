@@ -117,7 +117,7 @@ pub enum SpaceError {
         source: ProviderError,
     },
     /// A tracker failed in a harvest, and an exact report is required. What there is to report is
-    /// in the caller's bitmap: everything mapped.
+    /// in the caller's bitmap: all RAM.
     #[error("Address space {space}: a tracker failed, and require=exact allows no other report")]
     Failed {
         /// The address space.

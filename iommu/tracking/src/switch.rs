@@ -79,7 +79,7 @@ impl TrackedSpace {
 
         let mut wide = members.n_unlimited() > 0 || !clashing.is_empty();
         let stopped: Vec<Spec> = clashing.iter().map(|tracker| tracker.spec).collect();
-        self.last_read(running, clashing, |_| false);
+        self.last_read(running, clashing, |_| false)?;
         if wide && mutant!("wide-before-recording") {
             self.last_wide(members, running)?;
         }
@@ -92,7 +92,7 @@ impl TrackedSpace {
             }
         };
         let idle = |tracker: &Tracker| self.is_idle(members, tracker);
-        wide |= !self.last_read(running, leaving, idle);
+        wide |= !self.last_read(running, leaving, idle)?;
         if wide && !mutant!("wide-before-recording") {
             self.last_wide(members, running)?;
         }

@@ -140,6 +140,29 @@ fn a_failed_tracker_costs_exactness_and_no_page() {
 }
 
 #[test]
+fn what_a_failed_tracker_had_recorded_of_unmapped_memory_is_reported_too() {
+    let bench = Bench::new(64);
+    let device = bench.plain(1);
+    bench.tracked.start(&bench.plan("provider=iommu", &[])).expect("started");
+    device.write_page(5);
+    bench.tracked.unmap(pages(0..64)).expect("drained");
+    bench.space.fail_harvest.store(true, Ordering::SeqCst);
+    assert_eq!(bench.harvest(), bench.everything());
+}
+
+#[test]
+fn a_page_whose_log_entry_is_still_to_come_is_not_lost_by_an_unmap_and_a_switch() {
+    let bench = Bench::new(64);
+    let device = bench.logging(1);
+    bench.tracked.start(&bench.plan("provider=device", &[])).expect("started");
+    // Stored, and not marked yet.
+    device.requester.write(drogher_iommu_types::Iova(5 * 4096), &[1]).expect("mapped");
+    bench.tracked.unmap(pages(5..6)).expect("drained");
+    bench.tracked.switch(&bench.plan("provider=iommu", &[])).expect("switched");
+    assert!(bench.harvest().contains(&5));
+}
+
+#[test]
 fn a_failed_log_of_a_device_does_the_same() {
     let bench = Bench::new(64);
     let device = bench.logging(1);
