@@ -10,6 +10,7 @@ use std::process::Command;
 const ALLOWED: &[(&str, &[&str])] = &[
     ("drogher-iommu-types", &[]),
     ("drogher-iommu", &["drogher-iommu-types"]),
+    ("drogher-tracking", &["drogher-iommu", "drogher-iommu-types"]),
     ("drogher-plugin-abi", &[]),
     ("drogher-plugin-sdk", &["drogher-plugin-abi"]),
     ("drogher-plugin-host", &["drogher-plugin-abi", "drogher-iommu", "drogher-iommu-types"]),
@@ -17,7 +18,13 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("drogher-migrate", &["drogher-iommu-types"]),
     (
         "drogher-machine",
-        &["drogher-migrate", "drogher-plugin-host", "drogher-iommu", "drogher-iommu-types"],
+        &[
+            "drogher-migrate",
+            "drogher-plugin-host",
+            "drogher-tracking",
+            "drogher-iommu",
+            "drogher-iommu-types",
+        ],
     ),
     ("drogher-control", &["drogher-machine", "drogher-migrate", "drogher-plugin-host"]),
     (

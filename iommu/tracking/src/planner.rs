@@ -1,0 +1,73 @@
+//! From devices, policy, quirks and measurements to a plan for each address space, or to refusals.
+
+mod device;
+mod space;
+
+use crate::caps::{DeviceCaps, SpaceCaps};
+use crate::costs::Costs;
+use crate::plan::{Plan, Refusal, RefusalCode};
+use crate::policy::{Policy, Quirks};
+
+/// One address space and its devices.
+pub type SpaceDevices = (SpaceCaps, Vec<DeviceCaps>);
+
+/// What decides, beside the devices themselves.
+#[derive(Clone, Copy, Debug)]
+pub struct Inputs<'a> {
+    /// What the operator says.
+    pub policy: &'a Policy,
+    /// What is known of plugins and IOMMU models.
+    pub quirks: &'a Quirks,
+    /// What was measured.
+    pub costs: &'a Costs,
+}
+
+/// A plan for each address space, in their order. Starts nothing.
+///
+/// # Errors
+/// Every reason against starting, of all devices of all address spaces.
+pub fn plan(spaces: &[SpaceDevices], inputs: Inputs<'_>) -> Result<Vec<Plan>, Vec<Refusal>> {
+    let mut refusals = rules_about_nobody(spaces, inputs.policy);
+    let mut plans = Vec::new();
+    for (space, devices) in spaces {
+        match space::plan(space, devices, inputs) {
+            Ok(plan) => plans.push(plan),
+            Err(more) => refusals.extend(more),
+        }
+    }
+    if refusals.is_empty() { Ok(plans) } else { Err(refusals) }
+}
+
+/// A mistyped name must not silently leave a device to its defaults.
+fn rules_about_nobody(spaces: &[SpaceDevices], policy: &Policy) -> Vec<Refusal> {
+    let devices = || spaces.iter().flat_map(|(_, devices)| devices);
+    let idle = policy.devices.iter().filter(|rule| !devices().any(|device| rule.is_about(device)));
+    idle.map(|rule| Refusal {
+        code: RefusalCode::NoSuchDevice,
+        device: None,
+        reason: format!("A rule names the device {:?}, which is none", rule.device),
+        hint: match devices().map(|device| device.label.as_str()).collect::<Vec<_>>() {
+            labels if labels.is_empty() => "there are no devices; drop the rule".to_owned(),
+            labels => format!("name one of {}, a bb:dd.f, or a plugin", labels.join(", ")),
+        },
+    })
+    .collect()
+}
+
+pub(crate) fn refusal(
+    code: RefusalCode,
+    device: &DeviceCaps,
+    reason: impl Into<String>,
+    hint: impl Into<String>,
+) -> Refusal {
+    let DeviceCaps { rid, label, plugin, .. } = device;
+    Refusal {
+        code,
+        device: Some(format!("{label}, {rid}, {plugin}")),
+        reason: reason.into(),
+        hint: hint.into(),
+    }
+}
+
+#[cfg(test)]
+mod planner_test;
