@@ -2,19 +2,12 @@
 
 use std::ops::Range;
 
-use drogher_iommu::{Domain, DomainError};
-use drogher_iommu_types::{BitmapError, DirtyBitmap, Gpa, PAGE_SIZE, PageCount};
+use drogher_iommu::{Domain, DomainError, TrackConfig};
+use drogher_iommu_types::{BitmapError, DirtyBitmap, Gpa, PageCount};
 
 use crate::provider::HarvestStats;
 
-/// How a domain records writes. It has one way at a time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum TrackMode {
-    /// The walk sets the leaf's D bit.
-    DBits,
-    /// Leaves are write-protected; the first write after a clear takes the slow path.
-    WriteFault,
-}
+pub use drogher_iommu::TrackMode;
 
 /// Why an address space did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -87,15 +80,12 @@ pub trait AddressSpace: Send + Sync {
 }
 
 impl AddressSpace for Domain {
-    fn supports(&self, mode: TrackMode) -> bool {
-        mode == TrackMode::DBits
+    fn supports(&self, _: TrackMode) -> bool {
+        true
     }
 
     fn start_tracking(&self, mode: TrackMode) -> Result<(), AddressSpaceError> {
-        match mode {
-            TrackMode::DBits => Ok(Self::start_tracking(self)?),
-            TrackMode::WriteFault => Err(AddressSpaceError::Mode { mode }),
-        }
+        Ok(self.start_tracking_with(TrackConfig { mode, ..TrackConfig::default() })?)
     }
 
     fn stop_tracking(&self) {
@@ -116,22 +106,7 @@ impl AddressSpace for Domain {
         range: &Range<Gpa>,
         into: &DirtyBitmap,
     ) -> Result<PageCount, AddressSpaceError> {
-        let mut pages = PageCount(0);
-        let mut at = range.start;
-        while at < range.end {
-            let mut mask = 0;
-            for bit in 0..64 {
-                let page = Gpa(at.0 + bit * PAGE_SIZE);
-                let inside = page < range.end;
-                if inside && self.resolve(page).is_some_and(|(_, perm)| perm.write) {
-                    mask |= 1 << bit;
-                }
-            }
-            into.or_mask(at, mask)?;
-            pages += PageCount(mask.count_ones().into());
-            at = Gpa(at.0 + 64 * PAGE_SIZE);
-        }
-        Ok(pages)
+        Ok(Self::mapped_writable(self, range.clone(), into)?)
     }
 
     fn unmap(&self, range: &Range<Gpa>) -> Result<PageCount, AddressSpaceError> {

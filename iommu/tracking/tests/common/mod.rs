@@ -51,11 +51,11 @@ impl AddressSpace for Space {
     fn supports(&self, _: TrackMode) -> bool {
         true
     }
-    fn start_tracking(&self, _: TrackMode) -> Result<(), AddressSpaceError> {
+    fn start_tracking(&self, mode: TrackMode) -> Result<(), AddressSpaceError> {
         refuse(&self.fail_start)?;
         let hook = self.before_start.lock().expect("no panic").take();
         hook.into_iter().for_each(|hook| hook());
-        AddressSpace::start_tracking(&self.domain, TrackMode::DBits)
+        AddressSpace::start_tracking(&self.domain, mode)
     }
     fn stop_tracking(&self) {
         AddressSpace::stop_tracking(&self.domain);
