@@ -23,6 +23,8 @@ struct Player<'a> {
     bytes: &'a [u8],
     /// Gives a byte at a time, each after 12 ms.
     trickles: bool,
+    /// Somebody asks for the destination's end, meanwhile.
+    ends: Option<&'a Control>,
     /// Let go of when only so many bytes are left.
     lease: Option<(HeldLease, usize)>,
 }
@@ -39,6 +41,9 @@ impl Link for Player<'_> {
             return Err(LinkError::Closed);
         }
         let count = if self.trickles { 1 } else { count };
+        if let Some(control) = self.ends {
+            assert!(control.ask(Request::Shutdown).is_ok());
+        }
         if self.trickles {
             self.world.lock().advance(Duration::from_millis(12));
         }
@@ -85,7 +90,7 @@ impl Tape {
 
     fn play(&self, bytes: &[u8], lease: Option<(HeldLease, usize)>) -> DestinationEnd {
         let world = World::new(1, None);
-        let player = Player { world: world.clone(), bytes, trickles: false, lease };
+        let player = Player { world: world.clone(), bytes, trickles: false, ends: None, lease };
         self.listen(player, &Control::new())
     }
 
@@ -246,7 +251,7 @@ fn a_byte_now_and_then_does_not_hold_a_destination_for_ever() {
     let tape = Tape::record();
     let _held = tape.lease();
     let world = World::new(1, None);
-    let player = Player { world, bytes: &tape.bytes, trickles: true, lease: None };
+    let player = Player { world, bytes: &tape.bytes, trickles: true, ends: None, lease: None };
     let end = tape.listen(player, &Control::new());
     let DestinationOutcome::NotTaken { why: Error::Deadline { .. } } = end.outcome else {
         panic!("{:?}", end.outcome);
@@ -258,17 +263,10 @@ fn a_destination_that_is_sent_a_byte_now_and_then_can_be_ended() {
     let tape = Tape::record();
     let _held = tape.lease();
     let world = World::new(1, None);
-    let player = Player { world: world.clone(), bytes: &tape.bytes, trickles: true, lease: None };
     let control = Control::new();
-    let end = std::thread::scope(|scope| {
-        let end = scope.spawn(|| tape.listen(player, &control));
-        // Asked again until it is heard: before the migration begins there is nothing to end.
-        while !end.is_finished() {
-            let _ = control.ask(Request::Shutdown);
-            std::thread::yield_now();
-        }
-        end.join().unwrap()
-    });
+    let ends = Some(&control);
+    let player = Player { world, bytes: &tape.bytes, trickles: true, ends, lease: None };
+    let end = tape.listen(player, &control);
     let DestinationOutcome::NotTaken { why: Error::Shutdown } = end.outcome else {
         panic!("{:?}", end.outcome);
     };
