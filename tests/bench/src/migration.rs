@@ -99,7 +99,11 @@ fn fill(section: &mut Section, lanes: &[Lane<'_>]) {
     for (lane, tail) in [(plain, ""), (dma, ", dma on")] {
         let metric = format!("blackout beyond the last pages{tail}");
         let beyond = lane.samples(|hop| match &hop.ours {
-            Some((report, _)) => hop.blackout_ms - report.downtime.final_us as f64 / 1e3,
+            Some((report, _)) => {
+                // The last harvest's record goes out when the destination has taken the pages.
+                let pages_us = report.downtime.final_us + report.downtime.last_us;
+                hop.blackout_ms - pages_us as f64 / 1e3
+            }
             None => f64::NAN,
         });
         section.row(Row::new(&metric, "ms", Better::Lower, &beyond));

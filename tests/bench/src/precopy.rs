@@ -10,7 +10,8 @@ use crate::stats::Samples;
 use crate::table::{Better, Row, Section};
 
 const MEMORY: &str = "1G";
-const IDLE: &str = "ws=768M rate=0 sweep_ms=0 dma=off status_ms=100";
+/// It wakes seldom: by default a probe looks for work every millisecond.
+const IDLE: &str = "ws=768M rate=0 sweep_ms=0 dma=off status_ms=100 nap_us=20000";
 /// Enough for a second round of some 100 MiB, into memory that the first has populated.
 const BUSY: &str = "ws=768M rate=30000 sweep_ms=0 dma=off status_ms=100";
 const GIB: f64 = (1u64 << 30) as f64;
