@@ -1,9 +1,15 @@
 /*
  * A plugin that breaks its promises, one for each macro given on the command line; without any it is
  * a well-behaved device with pre-copy. For tests of the host.
+ *
+ * HANG="call", FATAL="call", SLOW="call": that call does not return, breaks the device, or takes a
+ * second. A call is a function's name, or a state's for set_state. CALLS="file": their names are
+ * written there, one a line.
  */
 #include "drogher_plugin.h"
 
+#include <pthread.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -15,9 +21,46 @@ typedef struct hostile {
     uint32_t left;
 } hostile;
 
+static void note(const char *text)
+{
+#ifdef CALLS
+    FILE *file = fopen(CALLS, "a");
+    if (file != NULL) {
+        fprintf(file, "%s\n", text);
+        fclose(file);
+    }
+#endif
+    (void)text;
+}
+
+static int32_t begin(const char *call)
+{
+    note(call);
+#ifdef HANG
+    if (strcmp(call, HANG) == 0)
+        for (;;)
+            sleep(1);
+#endif
+#ifdef SLOW
+    if (strcmp(call, SLOW) == 0)
+        sleep(1);
+#endif
+#ifdef FATAL
+    if (strcmp(call, FATAL) == 0)
+        return DROGHER_ERR_FATAL;
+#endif
+    return DROGHER_OK;
+}
+
+#define BEGIN(call)                                                                                \
+    do {                                                                                           \
+        int32_t begun = begin(call);                                                               \
+        if (begun != DROGHER_OK)                                                                   \
+            return begun;                                                                          \
+    } while (0)
+
 #ifdef MARKER
 /* Code that runs when the file is loaded, and must not when it is only looked at. */
-#include <stdio.h>
 __attribute__((constructor)) static void mark(void)
 {
     FILE *file = fopen(MARKER, "w");
@@ -29,6 +72,24 @@ __attribute__((constructor)) static void mark(void)
 #ifdef CONSTRUCTOR_HANGS
 __attribute__((constructor)) static void hang(void)
 {
+    for (;;)
+        sleep(1);
+}
+#endif
+
+#ifdef DESTRUCTOR_HANGS
+__attribute__((destructor)) static void hang_at_exit(void)
+{
+    for (;;)
+        sleep(1);
+}
+#endif
+
+#ifdef THREAD_END_HANGS
+/* Runs when the thread ends that called `create`. */
+static void hang_at_thread_end(void *value)
+{
+    (void)value;
     for (;;)
         sleep(1);
 }
@@ -47,6 +108,7 @@ static int32_t init(const drogher_host *host, drogher_host_ctx *ctx)
 {
     const drogher_dma *dma = host->get_extension(ctx, DROGHER_EXT_DMA, strlen(DROGHER_EXT_DMA));
     uint32_t word = 1;
+    BEGIN("init");
     /* A plugin as a whole has no device: both are refused. */
     if (host->irq(ctx, 0) != DROGHER_ERR_PERM)
         return DROGHER_ERR_IO;
@@ -61,8 +123,19 @@ static int32_t init(const drogher_host *host, drogher_host_ctx *ctx)
 #endif
 }
 
+static void deinit(void)
+{
+    begin("deinit");
+}
+
 static int32_t create(const drogher_create_info *info, void **dev_out)
 {
+    BEGIN("create");
+#ifdef THREAD_END_HANGS
+    static pthread_key_t key;
+    pthread_key_create(&key, hang_at_thread_end);
+    pthread_setspecific(key, &key);
+#endif
 #ifdef NULL_INSTANCE
     (void)info;
     *dev_out = NULL;
@@ -85,11 +158,13 @@ static int32_t create(const drogher_create_info *info, void **dev_out)
 
 static void destroy(void *dev)
 {
+    begin("destroy");
     free(dev);
 }
 
 static int32_t describe(void *dev, drogher_device_info *out)
 {
+    BEGIN("describe");
     (void)dev;
     out->vendor_id = 0xD70E;
     out->device_id = 0x0666;
@@ -124,6 +199,7 @@ static int32_t describe(void *dev, drogher_device_info *out)
 
 static int32_t region_info(void *dev, uint32_t n, drogher_region_info *out)
 {
+    BEGIN("region_info");
     (void)dev;
     (void)n;
     out->index = 0;
@@ -145,6 +221,7 @@ static int32_t region_info(void *dev, uint32_t n, drogher_region_info *out)
 
 static int32_t doorbell_info(void *dev, uint32_t n, drogher_doorbell_info *out)
 {
+    BEGIN("doorbell_info");
     (void)dev;
     (void)n;
     out->region = 0;
@@ -161,6 +238,7 @@ static int32_t doorbell_info(void *dev, uint32_t n, drogher_doorbell_info *out)
 
 static int32_t reset(void *dev)
 {
+    BEGIN("reset");
     hostile *h = dev;
 #ifdef RESET_RUNS
     h->state = DROGHER_STATE_RUNNING;
@@ -172,10 +250,23 @@ static int32_t reset(void *dev)
 
 static int32_t region_read(void *dev, uint32_t region, uint64_t offset, void *data, uint32_t len)
 {
+    BEGIN("region_read");
     (void)dev;
     (void)region;
     (void)offset;
     memset(data, 0x5A, len);
+#ifdef SLOW
+    /* Given up by now: none of these may do anything, nor harm. */
+    hostile *h = dev;
+    const drogher_dma *dma =
+        h->host->get_extension(h->ctx, DROGHER_EXT_DMA, strlen(DROGHER_EXT_DMA));
+    char text[64];
+    int32_t filled = dma->fill(h->ctx, 0, 0x1000, 0xEE, 64, NULL);
+    snprintf(text, sizeof text, "late dma %d irq %d", filled, h->host->irq(h->ctx, 0));
+    h->host->log(h->ctx, DROGHER_LOG_ERROR, "late", 4);
+    h->host->fail(h->ctx, "late", 4);
+    note(text);
+#endif
 #ifdef READ_POSITIVE
     return (int32_t)len;
 #else
@@ -187,6 +278,7 @@ static int32_t region_read(void *dev, uint32_t region, uint64_t offset, void *da
 static int32_t region_write(void *dev, uint32_t region, uint64_t offset, const void *data,
                             uint32_t len)
 {
+    BEGIN("region_write");
     hostile *h = dev;
     const drogher_dma *dma =
         h->host->get_extension(h->ctx, DROGHER_EXT_DMA, strlen(DROGHER_EXT_DMA));
@@ -196,6 +288,12 @@ static int32_t region_write(void *dev, uint32_t region, uint64_t offset, const v
     memcpy(&iova, data, len <= sizeof iova ? len : sizeof iova);
     int32_t status = dma->fill(h->ctx, 0, iova, 0xEE, 64, &done);
     if (status == DROGHER_OK && done != 64)
+        return DROGHER_ERR_FATAL;
+    /* A place for the answer that is not aligned. */
+    char places[24] = {0};
+    if (dma->fetch_add_u64(h->ctx, 0, 0x100, 1, (uint64_t *)(void *)(places + 1)) != DROGHER_OK ||
+        dma->read(h->ctx, 0, 0x100, &old, 8, (uint64_t *)(void *)(places + 9)) != DROGHER_OK ||
+        places[9] != 8)
         return DROGHER_ERR_FATAL;
     /* Other requesters, NULL, endless lengths: all refused, none followed. */
     if (dma->fill(h->ctx, 1, 0, 0xEE, 64, &done) != DROGHER_ERR_NOENT || done != 0)
@@ -215,6 +313,7 @@ static int32_t region_write(void *dev, uint32_t region, uint64_t offset, const v
 
 static int32_t doorbell(void *dev, uint32_t n)
 {
+    BEGIN("doorbell");
     hostile *h = dev;
     (void)n;
 #ifdef LOG_FLOOD
@@ -232,7 +331,11 @@ static int32_t doorbell(void *dev, uint32_t n)
 
 static int32_t set_state(void *dev, uint32_t state)
 {
+    static const char *const names[] = {"ERROR",    "STOP",        "RUNNING",  "STOP_COPY",
+                                        "RESUMING", "RUNNING_P2P", "PRE_COPY", "PRE_COPY_P2P"};
     hostile *h = dev;
+    BEGIN("set_state");
+    BEGIN(names[state]);
     h->state = state;
     h->left = 3;
 #ifdef STATE_NOT_REACHED
@@ -253,27 +356,39 @@ static int32_t set_state(void *dev, uint32_t state)
 
 static int32_t get_state(void *dev, uint32_t *state)
 {
+    BEGIN("get_state");
     *state = ((hostile *)dev)->state;
     return DROGHER_OK;
 }
 
 static int32_t precopy_info(void *dev, drogher_precopy_info *out)
 {
+    BEGIN("precopy_info");
     (void)dev;
+#ifdef ENDLESS_SIZES
     out->initial_bytes = UINT64_MAX;
     out->dirty_bytes = UINT64_MAX;
+#else
+    out->dirty_bytes = 8;
+#endif
     return DROGHER_OK;
 }
 
 static int32_t stop_copy_size(void *dev, uint64_t *bytes)
 {
+    BEGIN("stop_copy_size");
     (void)dev;
+#ifdef ENDLESS_SIZES
     *bytes = UINT64_MAX;
+#else
+    *bytes = 32;
+#endif
     return DROGHER_OK;
 }
 
 static int32_t state_read(void *dev, void *data, uint64_t len, uint64_t *done)
 {
+    BEGIN("migration.read");
     hostile *h = dev;
     int pre = h->state != DROGHER_STATE_STOP_COPY;
     memset(data, 1, len < 8 ? len : 8);
@@ -304,6 +419,7 @@ static int32_t state_read(void *dev, void *data, uint64_t len, uint64_t *done)
 
 static int32_t state_write(void *dev, const void *data, uint64_t len)
 {
+    BEGIN("migration.write");
     (void)dev;
     (void)data;
     (void)len;
@@ -362,11 +478,35 @@ static const drogher_migration migration = {
     .write = state_write,
 };
 
+#ifdef NDMA
+static int32_t ndma_enter(void *dev)
+{
+    (void)dev;
+    BEGIN("ndma.enter");
+    return DROGHER_OK;
+}
+
+static int32_t ndma_leave(void *dev)
+{
+    (void)dev;
+    BEGIN("ndma.leave");
+    return DROGHER_OK;
+}
+
+static const drogher_ndma ndma = {
+    .size = sizeof(drogher_ndma),
+    .enter = ndma_enter,
+    .leave = ndma_leave,
+};
+#endif
+
 #ifdef PARAMS
 static int32_t param_info(uint32_t n, drogher_param_info *out)
 {
+    BEGIN("params.info");
     (void)n;
     out->kind = DROGHER_PARAM_U64;
+    out->flags = DROGHER_PARAM_RUNTIME;
     out->default_value = (drogher_str){"1", 1};
     out->name = (drogher_str){"x", 1};
 #ifdef PARAM_NAME
@@ -390,6 +530,7 @@ static int32_t param_info(uint32_t n, drogher_param_info *out)
 static int32_t param_get(void *dev, const char *name, uint64_t name_len, char *value, uint64_t cap,
                          uint64_t *value_len)
 {
+    BEGIN("params.get");
     (void)dev;
     (void)name;
     (void)name_len;
@@ -401,6 +542,7 @@ static int32_t param_get(void *dev, const char *name, uint64_t name_len, char *v
 static int32_t param_set(void *dev, const char *name, uint64_t name_len, const char *value,
                          uint64_t value_len)
 {
+    BEGIN("params.set");
     (void)dev;
     (void)name;
     (void)name_len;
@@ -421,8 +563,14 @@ static const drogher_params params = {
 static const void *get_extension(void *dev, const char *id, uint64_t id_len)
 {
     (void)dev;
+    if (begin("get_extension") != DROGHER_OK)
+        return NULL;
     if (id_len == strlen(DROGHER_EXT_MIGRATION) && strcmp(id, DROGHER_EXT_MIGRATION) == 0)
         return &migration;
+#ifdef NDMA
+    if (id_len == strlen(DROGHER_EXT_NDMA) && strcmp(id, DROGHER_EXT_NDMA) == 0)
+        return &ndma;
+#endif
 #ifdef PARAMS
     if (id_len == strlen(DROGHER_EXT_PARAMS) && strcmp(id, DROGHER_EXT_PARAMS) == 0)
         return &params;
@@ -475,6 +623,7 @@ DROGHER_EXPORT const drogher_plugin_descriptor drogher_plugin_entry = {
     .vendor = "The drogher authors",
     .licence = "MIT",
     .init = init,
+    .deinit = deinit,
 #ifndef NULL_OPS
     .device = &device,
 #endif

@@ -1,7 +1,9 @@
 //! A plugin in Rust that panics or hangs where it is told to, and whose worker does DMA and interrupts
 //! without regard to anything. For tests of the host.
 //!
-//! Parameter `fault`: `panic:CALL` or `hang:CALL`, CALL being a method of the trait, or `worker`.
+//! Parameter `fault`: `panic:CALL` or `hang:CALL`, CALL being a method of the trait, a state that
+//! `set_state` is to reach (`StopCopy`), or `worker`; `refuse:STATE`, `fail:doorbell`;
+//! `panic:worker-once`: the worker that there is when this is set.
 //! BAR 0: 0x00 RW64 IOVA that the worker counts at (0: the worker does nothing), 0x08 RO64 DMA calls
 //! that were refused, 0x10 RO64 those that were not, 0x18 RO64 interrupts refused, 0x20 RW64 scratch.
 
@@ -169,6 +171,7 @@ impl drogher_plugin_sdk::Device for Hostile {
 
     fn set_state(&mut self, from: State, to: State) -> Result<(), Failure> {
         self.trip("set_state");
+        self.trip(&format!("{to:?}"));
         if self.fault == format!("refuse:{to:?}") {
             return Err(Failure::io("not this one"));
         }
@@ -226,6 +229,7 @@ impl drogher_plugin_sdk::Device for Hostile {
     fn param_set(&mut self, _name: &str, params: &Params) -> Result<(), Failure> {
         self.trip("param_set");
         self.fault = params.text("fault")?.to_owned();
+        self.shared.panics.store(self.fault.starts_with("panic:worker"), Ordering::SeqCst);
         Ok(())
     }
 }

@@ -78,9 +78,14 @@ pub(crate) struct Context {
     /// Interrupts may pass. Held for reading while one does.
     irq_gate: RwLock<bool>,
     pub(crate) vectors: AtomicU32,
-    /// After destroy.
+    /// After destroy, and once a call was late.
     shut: AtomicBool,
+    /// The function of the plugin that the host is in, or was in last.
+    calling: Mutex<&'static str>,
     last_error: Mutex<Option<String>>,
+    /// Held while `broken` and the gates change together: `fail` comes from any thread at any time.
+    /// Taken before all others.
+    changing: Mutex<()>,
     broken: Mutex<Option<Arc<Cause>>>,
     log_budget: Mutex<LogBudget>,
     pub(crate) dma_refused: AtomicU64,
@@ -107,7 +112,9 @@ impl Context {
             irq_gate: RwLock::new(false),
             vectors: AtomicU32::new(0),
             shut: AtomicBool::new(false),
+            calling: Mutex::new("create"),
             last_error: Mutex::new(None),
+            changing: Mutex::new(()),
             broken: Mutex::new(None),
             log_budget: Mutex::new(LogBudget { since: Instant::now(), lines: 0 }),
             dma_refused: AtomicU64::new(0),
@@ -118,11 +125,10 @@ impl Context {
         })
     }
 
-    /// Lets DMA and interrupts pass. Does nothing if the device is broken: `fail` may come from a
-    /// worker at any time, so both are decided under one lock.
+    /// Lets DMA and interrupts pass. Does nothing if the device is broken.
     pub(crate) fn open(&self) {
-        let broken = lock(&self.broken);
-        if broken.is_some() {
+        let _changing = lock(&self.changing);
+        if self.broken().is_some() {
             return;
         }
         if let Some(device) = &self.device {
@@ -147,21 +153,32 @@ impl Context {
 
     /// Moves the device to ERROR; the first cause stays.
     pub(crate) fn break_down(&self, cause: Cause) -> Arc<Cause> {
-        let (cause, first) = {
-            let mut broken = lock(&self.broken);
-            match &*broken {
-                Some(cause) => (cause.clone(), false),
-                None => (broken.insert(Arc::new(cause)).clone(), true),
-            }
-        };
-        if first {
+        let cause = {
+            // Until the gates are closed, so that no reset falls between and has its gates closed.
+            let _changing = lock(&self.changing);
+            let cause = {
+                let mut broken = lock(&self.broken);
+                if let Some(cause) = &*broken {
+                    return cause.clone();
+                }
+                broken.insert(Arc::new(cause)).clone()
+            };
             if let Err(what) = self.close() {
                 tracing::error!(device = self.name, what, "DMA in flight did not end");
             }
-            if let Some(device) = &self.device {
-                device.services.failed(&cause);
-            }
+            cause
+        };
+        if let Some(device) = &self.device {
+            device.services.failed(&cause);
         }
+        cause
+    }
+
+    /// A call was late: the device is given up. Nothing is called for it any more, and what it calls
+    /// is refused.
+    pub(crate) fn give_up(&self, deadline: Duration) -> Arc<Cause> {
+        let cause = self.break_down(Cause::Late { call: self.calling(), deadline });
+        self.shut();
         cause
     }
 
@@ -169,9 +186,24 @@ impl Context {
         lock(&self.broken).clone()
     }
 
-    /// After a reset that worked.
+    /// Before a reset.
     pub(crate) fn mend(&self) {
+        let _changing = lock(&self.changing);
         *lock(&self.broken) = None;
+    }
+
+    /// The host is about to call this function of the plugin; false if it must not any more.
+    pub(crate) fn enter(&self, call: &'static str) -> bool {
+        if self.is_shut() {
+            return false;
+        }
+        *lock(&self.calling) = call;
+        true
+    }
+
+    /// The function that was called last.
+    pub(crate) fn calling(&self) -> &'static str {
+        *lock(&self.calling)
     }
 
     pub(crate) fn shut(&self) {

@@ -5,8 +5,9 @@ use crate::load_error::{DescriptorError, LoadError};
 use object::elf::{self, FileHeader64};
 use object::read::elf::{FileHeader, ProgramHeader, Sym};
 use object::{Endianness, read::elf::SectionHeader};
-use std::fs::File;
+use std::fs::{Metadata, OpenOptions};
 use std::io::Read;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 /// The symbol that every plugin exports.
@@ -44,22 +45,22 @@ pub(crate) fn inspect(path: &Path) -> Result<Descriptor, LoadError> {
 fn read(path: &Path) -> Result<Vec<u8>, LoadError> {
     let failed = |source: std::io::Error| match source.kind() {
         std::io::ErrorKind::NotFound => LoadError::NotFound { path: path.to_owned() },
-        _ => LoadError::Read { path: path.to_owned(), source },
+        _ => LoadError::Read { path: path.to_owned(), source: std::sync::Arc::new(source) },
     };
     let not_a_file = |what| LoadError::NotAFile { path: path.to_owned(), what };
-    let metadata = std::fs::metadata(path).map_err(failed)?;
-    if metadata.is_dir() {
-        return Err(not_a_file("a folder"));
-    }
-    // Opening a pipe would wait.
-    if !metadata.is_file() {
-        return Err(not_a_file("no regular file"));
-    }
-    if metadata.len() > LARGEST {
-        return Err(not_a_file("larger than 1 GiB"));
-    }
+    let check = |metadata: Metadata| match metadata {
+        metadata if metadata.is_dir() => Err(not_a_file("a folder")),
+        metadata if !metadata.is_file() => Err(not_a_file("no regular file")),
+        metadata if metadata.len() > LARGEST => Err(not_a_file("larger than 1 GiB")),
+        _ => Ok(()),
+    };
+    check(std::fs::metadata(path).map_err(failed)?)?;
+    // Should it have become a pipe meanwhile, opening must not wait for a writer.
+    let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path);
+    let file = file.map_err(failed)?;
+    check(file.metadata().map_err(failed)?)?;
     let mut data = Vec::new();
-    File::open(path).and_then(|file| file.take(LARGEST).read_to_end(&mut data)).map_err(failed)?;
+    file.take(LARGEST).read_to_end(&mut data).map_err(failed)?;
     Ok(data)
 }
 

@@ -164,7 +164,7 @@ unsafe fn dma(
     let set_done = |value: u64| {
         if !done.is_null() {
             // SAFETY: the caller's promise.
-            unsafe { done.write(value) }
+            unsafe { done.write_unaligned(value) }
         }
     };
     set_done(0);
@@ -266,7 +266,7 @@ unsafe fn atomic<T>(
         dma(ctx, requester, 0, core::ptr::null_mut(), |requester| {
             let value = access(requester)?;
             if !old.is_null() {
-                old.write(value);
+                old.write_unaligned(value);
             }
             Ok(())
         })

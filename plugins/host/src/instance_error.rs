@@ -16,7 +16,7 @@ pub enum Cause {
         deadline: Duration,
     },
     /// The plugin said that the device is broken, or panicked.
-    #[error("{call} failed for good: {text}")]
+    #[error("{call} broke the device: {text}")]
     Fatal {
         /// The call.
         call: &'static str,
@@ -45,15 +45,35 @@ pub enum Cause {
     },
 }
 
+impl Cause {
+    /// What can be done about it.
+    pub fn way_out(&self) -> &'static str {
+        match self {
+            Cause::Late { .. } => {
+                "it was given up, and only another process without it, or with a mended plugin, helps"
+            }
+            _ => "a reset of the device may bring it back",
+        }
+    }
+}
+
 /// A failed call on an instance. The instance is named in each.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum InstanceError {
     /// The device is in ERROR (this call put it there, or an earlier one).
-    #[error("Device {instance} is in ERROR: {cause}")]
+    #[error("Device {instance} is in ERROR: {cause}; {}", cause.way_out())]
     Broken {
         /// The instance.
         instance: String,
         /// Why.
+        cause: Arc<Cause>,
+    },
+    /// The plugin failed so badly that there is no device, not even one in ERROR.
+    #[error("Device {instance} cannot be made: {cause}; leave it out, or have its plugin mended")]
+    NotMade {
+        /// The instance.
+        instance: String,
+        /// What the plugin did.
         cause: Arc<Cause>,
     },
     /// The plugin refused this call; the device is as before.

@@ -2,6 +2,7 @@
 
 use drogher_plugin_abi as abi;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// What is wrong with a plugin's descriptor.
@@ -53,7 +54,10 @@ pub enum DescriptorError {
         problem: &'static str,
     },
     /// The loaded descriptor is not the one in the file.
-    #[error("the file changed while it was loaded: try again")]
+    #[error(
+        "the file is not the one that was loaded in this process: it was replaced meanwhile, so \
+         start drogher anew"
+    )]
     Changed,
 }
 
@@ -105,7 +109,7 @@ pub enum TableError {
 }
 
 /// A plugin that cannot be loaded.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum LoadError {
     /// No such file.
     #[error("Plugin file {path} does not exist: build it, or give another path")]
@@ -151,7 +155,7 @@ pub enum LoadError {
         path: PathBuf,
         /// Why.
         #[source]
-        source: std::io::Error,
+        source: Arc<std::io::Error>,
     },
     /// No ELF, or a broken one.
     #[error("Plugin {path} is no 64-bit ELF shared object ({what}): give the built .so file")]
@@ -195,7 +199,7 @@ pub enum LoadError {
         path: PathBuf,
         /// The linker's words.
         #[source]
-        source: libloading::Error,
+        source: Arc<libloading::Error>,
     },
     /// A table is not usable.
     #[error("Plugin {path} cannot be used: {source}")]
@@ -242,6 +246,31 @@ pub enum LoadError {
         path: PathBuf,
         /// Why.
         #[source]
-        source: std::io::Error,
+        source: Arc<std::io::Error>,
+    },
+    /// It was tried before in this process; a file is loaded once.
+    #[error("Plugin {path} was refused before in this process ({why}): mend that, and start anew")]
+    Before {
+        /// The path.
+        path: PathBuf,
+        /// Why it was refused.
+        why: Box<LoadError>,
+    },
+    /// The constructors of another file have not returned, so the dynamic linker loads nothing.
+    #[error(
+        "Plugin {path} cannot be loaded while plugin {other} is still being loaded: start anew \
+         without {other}"
+    )]
+    LinkerBusy {
+        /// The path.
+        path: PathBuf,
+        /// The file that is stuck.
+        other: PathBuf,
+    },
+    /// After [`Plugin::deinit_all`](crate::Plugin::deinit_all).
+    #[error("Plugin {path} was told that this process ends: start anew")]
+    Ended {
+        /// The path.
+        path: PathBuf,
     },
 }

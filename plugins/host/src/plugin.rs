@@ -16,25 +16,56 @@ use crate::runner::Runner;
 use drogher_plugin_abi as abi;
 use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-/// For loading with its constructors, for each of the first calls, and for the last one.
+/// For loading with its constructors, and for each of the first calls.
 const DEADLINE: Duration = Duration::from_secs(10);
+/// For the last call, when the process ends.
+const LAST_DEADLINE: Duration = Duration::from_secs(2);
 
 struct Loaded {
     path: PathBuf,
-    /// Where the descriptor is: says whether two paths are one file.
-    address: usize,
     descriptor: Descriptor,
     entry: Entry,
     params: Option<Vec<ParamInfo>>,
     /// Held during `create`; why the last one did not return.
     creating: Mutex<Option<Arc<Cause>>>,
+    /// A call into it did not return in time.
+    stuck: AtomicBool,
     context: Arc<Context>,
 }
 
-static LOADED: Mutex<Vec<Plugin>> = Mutex::new(Vec::new());
+/// A file that was loaded, or tried: once, whatever came of it, since its code is there for ever and
+/// `init` is called once.
+struct Known {
+    path: PathBuf,
+    /// Where the descriptor is: says whether two paths are one file.
+    address: Option<usize>,
+    outcome: Result<Plugin, LoadError>,
+}
+
+struct Registry {
+    known: Vec<Known>,
+    /// The last file whose loading was late, and whether it has returned since.
+    loading: Option<(PathBuf, Arc<AtomicBool>)>,
+}
+
+impl Registry {
+    fn find(&self, same: impl Fn(&Known) -> bool) -> Option<Result<Plugin, LoadError>> {
+        self.known.iter().find(|known| same(known)).map(|known| known.outcome.clone())
+    }
+
+    /// The file whose constructors have not returned. While there is one no other can be loaded, and
+    /// a thread's first use of thread-local data with a destructor waits too.
+    fn linker_busy(&self) -> Option<&Path> {
+        let (path, returned) = self.loading.as_ref()?;
+        (!returned.load(Ordering::SeqCst)).then_some(path)
+    }
+}
+
+static REGISTRY: Mutex<Registry> = Mutex::new(Registry { known: Vec::new(), loading: None });
 
 /// A loaded plugin. A clone is another handle to it.
 #[derive(Clone)]
@@ -89,59 +120,46 @@ impl Plugin {
     /// All of [`LoadError`].
     pub fn open_within(path: &Path, deadline: Duration) -> Result<Plugin, LoadError> {
         let from_file = elf::inspect(path)?;
-        let path = path
-            .canonicalize()
-            .map_err(|source| LoadError::Read { path: path.to_owned(), source })?;
-        let mut loaded = lock(&LOADED);
-        if let Some(plugin) = loaded.iter().find(|plugin| plugin.0.path == path) {
-            return Ok(plugin.clone());
-        }
-        let thread = |source| LoadError::Thread { path: path.clone(), source };
-        let mut runner = Runner::start("plugin-load").map_err(thread)?;
-        let late = |call| {
-            let path = path.clone();
-            move |_| LoadError::Late { path, call, deadline }
+        let path = path.canonicalize().map_err(|source| LoadError::Read {
+            path: path.to_owned(),
+            source: Arc::new(source),
+        })?;
+        let changed =
+            || LoadError::Descriptor { path: path.clone(), source: DescriptorError::Changed };
+        let again = |outcome: Result<Plugin, LoadError>| match outcome {
+            Ok(plugin) if *plugin.descriptor() != from_file => Err(changed()),
+            Ok(plugin) => Ok(plugin),
+            Err(why) => Err(LoadError::Before { path: path.clone(), why: Box::new(why) }),
         };
-        let file = path.clone();
-        let (address, raw) =
-            runner.call(deadline, move || load(&file)).map_err(late("loading"))??;
-        if let Some(plugin) = loaded.iter().find(|plugin| plugin.0.address == address) {
-            return Ok(plugin.clone());
+        let mut registry = lock(&REGISTRY);
+        if let Some(outcome) = registry.find(|known| known.path == path) {
+            return again(outcome);
         }
-        let table = |source| LoadError::Table { path: path.clone(), source };
-        let descriptor = raw.0;
-        if descriptor != from_file {
-            let source = DescriptorError::Changed;
-            return Err(LoadError::Descriptor { path, source });
+        if let Some(other) = registry.linker_busy() {
+            return Err(LoadError::LinkerBusy { path, other: other.to_owned() });
         }
-        // SAFETY: the descriptor has just been checked.
-        let entry = unsafe { Entry::new(raw.1.0) }.map_err(table)?;
-        let context = Context::new(descriptor.id.clone(), None);
-        let to = context.clone();
-        let status = runner.call(deadline, move || entry.init(&to)).map_err(late("init"))?;
-        if status != abi::DROGHER_OK {
-            let text = context.take_last_error().unwrap_or_else(|| "(no reason given)".to_owned());
-            return Err(LoadError::Init { path, status, text });
+        let runner = Runner::start("plugin-load")
+            .map_err(|source| LoadError::Thread { path: path.clone(), source: Arc::new(source) })?;
+        let mut loader = Loader { path: &path, deadline, runner };
+        let returned = Arc::new(AtomicBool::new(false));
+        let loaded = match loader.load(&returned) {
+            // None of its code has run: it may be tried again.
+            Err(error @ LoadError::Link { .. }) => return Err(error),
+            loaded => loaded,
+        };
+        let address = loaded.as_ref().ok().map(|(address, ..)| *address);
+        if let Some(outcome) = registry.find(|known| address.is_some() && known.address == address)
+        {
+            return again(outcome);
         }
-        let params = runner
-            .call(deadline, move || read_params(entry))
-            .map_err(late("params.info"))?
-            .map_err(|refusal| match refusal {
-                ParamsRefusal::Table(source) => LoadError::Table { path: path.clone(), source },
-                ParamsRefusal::Param(source) => LoadError::Params { path: path.clone(), source },
-            })?;
-        let creating = Mutex::new(None);
-        let plugin = Plugin(Arc::new(Loaded {
-            path,
-            address,
-            descriptor,
-            entry,
-            params,
-            creating,
-            context,
-        }));
-        loaded.push(plugin.clone());
-        Ok(plugin)
+        let outcome = loaded.and_then(|(_, descriptor, raw)| {
+            if descriptor != from_file { Err(changed()) } else { loader.start(descriptor, raw) }
+        });
+        if loader.runner.is_lost() && !returned.load(Ordering::SeqCst) {
+            registry.loading = Some((path.clone(), returned));
+        }
+        registry.known.push(Known { path, address, outcome: outcome.clone() });
+        outcome
     }
 
     /// The file that it was loaded from.
@@ -159,18 +177,36 @@ impl Plugin {
         self.0.params.as_deref().unwrap_or_default()
     }
 
-    /// Tells every loaded plugin that no call will follow. To be called when the process ends in order
-    /// and no instance lives; the code stays loaded. A plugin that does not return is left alone.
+    /// Tells every loaded plugin that no call will follow; the code stays loaded, and cannot be used in
+    /// this process any more. For the end of a process. Passed over are plugins that have an instance
+    /// or another handle, those that are stuck in a call, and all while the loading of one is stuck; one
+    /// that does not return within 2 s is left alone.
     pub fn deinit_all() {
-        for plugin in lock(&LOADED).drain(..) {
+        let mut registry = lock(&REGISTRY);
+        if registry.linker_busy().is_some() {
+            // Threads are made for the calls, and what they do first might not return.
+            return;
+        }
+        for known in &mut registry.known {
+            let Ok(plugin) = &known.outcome else { continue };
+            // Handles are made of handles, or under the lock that is held here.
+            if Arc::strong_count(&plugin.0) > 1 || plugin.0.stuck.load(Ordering::SeqCst) {
+                continue;
+            }
             let entry = plugin.0.entry;
             let done = Runner::start("plugin-end")
-                .is_ok_and(|mut runner| runner.call(DEADLINE, move || entry.deinit()).is_ok());
+                .is_ok_and(|mut runner| runner.call(LAST_DEADLINE, move || entry.deinit()).is_ok());
             plugin.0.context.shut();
             if !done {
                 tracing::warn!(plugin = plugin.0.descriptor.id, "deinit did not return");
             }
+            known.outcome = Err(LoadError::Ended { path: known.path.clone() });
         }
+    }
+
+    /// A call into it did not return: its last call is not made.
+    pub(crate) fn set_stuck(&self) {
+        self.0.stuck.store(true, Ordering::SeqCst);
     }
 
     pub(crate) fn has_params(&self) -> bool {
@@ -186,13 +222,75 @@ impl Plugin {
     }
 }
 
-/// Its pointers are constants of a library that stays.
-struct SendRaw(abi::Descriptor);
-// SAFETY: as above; the functions are bound to no thread.
-unsafe impl Send for SendRaw {}
+/// Makes the first calls into a file, each under the deadline.
+struct Loader<'a> {
+    path: &'a Path,
+    deadline: Duration,
+    runner: Runner,
+}
 
-fn load(path: &Path) -> Result<(usize, (Descriptor, SendRaw)), LoadError> {
-    let linked = |source| LoadError::Link { path: path.to_owned(), source };
+impl Loader<'_> {
+    fn call<T: Send + 'static>(
+        &mut self,
+        call: &'static str,
+        job: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, LoadError> {
+        let (path, deadline) = (self.path.to_owned(), self.deadline);
+        self.runner.call(deadline, job).map_err(|_| LoadError::Late { path, call, deadline })
+    }
+
+    /// Loads it with its constructors; `returned` says when that is over, also if it is late.
+    fn load(&mut self, returned: &Arc<AtomicBool>) -> Result<(usize, Descriptor, Raw), LoadError> {
+        let (file, returned) = (self.path.to_owned(), returned.clone());
+        self.call("loading", move || {
+            let result = load(&file);
+            returned.store(true, Ordering::SeqCst);
+            result
+        })?
+    }
+
+    /// Starts what was loaded.
+    fn start(&mut self, descriptor: Descriptor, raw: Raw) -> Result<Plugin, LoadError> {
+        let path = self.path.to_owned();
+        let table = |source| LoadError::Table { path: path.clone(), source };
+        // SAFETY: the descriptor has been checked.
+        let entry = unsafe { Entry::new(raw.0) }.map_err(table)?;
+        let context = Context::new(descriptor.id.clone(), None);
+        let to = context.clone();
+        let status = self.call("init", move || entry.init(&to))?;
+        if status != abi::DROGHER_OK {
+            let text = context.take_last_error().unwrap_or_else(|| "(no reason given)".to_owned());
+            return Err(LoadError::Init { path, status, text });
+        }
+        let params =
+            self.call("params.info", move || read_params(entry))?.map_err(
+                |refusal| match refusal {
+                    ParamsRefusal::Table(source) => table(source),
+                    ParamsRefusal::Param(source) => {
+                        LoadError::Params { path: path.clone(), source }
+                    }
+                },
+            )?;
+        Ok(Plugin(Arc::new(Loaded {
+            path: path.clone(),
+            descriptor,
+            entry,
+            params,
+            creating: Mutex::new(None),
+            stuck: AtomicBool::new(false),
+            context,
+        })))
+    }
+}
+
+/// Its pointers are constants of a library that stays.
+#[derive(Clone, Copy)]
+struct Raw(abi::Descriptor);
+// SAFETY: as above; the functions are bound to no thread.
+unsafe impl Send for Raw {}
+
+fn load(path: &Path) -> Result<(usize, Descriptor, Raw), LoadError> {
+    let linked = |source| LoadError::Link { path: path.to_owned(), source: Arc::new(source) };
     // SAFETY: runs the constructors of a file that the operator chose to run.
     let library = unsafe { Library::open(Some(path), RTLD_NOW | RTLD_LOCAL) }.map_err(linked)?;
     // SAFETY: only the address is used here.
@@ -216,7 +314,7 @@ fn load(path: &Path) -> Result<(usize, (Descriptor, SendRaw)), LoadError> {
     let parsed = Descriptor::parse(bytes).map_err(wrong)?;
     // SAFETY: aligned, as long as a descriptor, which has no invalid values but those of functions.
     let raw = unsafe { symbol.cast::<abi::Descriptor>().read() };
-    Ok((symbol.addr(), (parsed, SendRaw(raw))))
+    Ok((symbol.addr(), parsed, Raw(raw)))
 }
 
 enum ParamsRefusal {

@@ -242,14 +242,16 @@ pub(crate) struct Device {
     pub(crate) migration: Option<abi::Migration>,
     pub(crate) ndma: Option<abi::Ndma>,
     pub(crate) params: Option<abi::Params>,
-    context: *mut abi::HostCtx,
+    /// Besides the count that the plugin's pointer has.
+    context: Arc<Context>,
 }
 
 // SAFETY: the interface binds calls to no thread.
 unsafe impl Send for Device {}
 
 impl Device {
-    /// Calls `create`. The context is kept alive until `destroy`; for ever if that is never called.
+    /// Calls `create`. The context is kept alive until `destroy`; for ever if that is never called, since
+    /// what the plugin left running may use it.
     pub(crate) fn create(
         entry: Entry,
         context: &Arc<Context>,
@@ -274,6 +276,7 @@ impl Device {
             requester: OWN_REQUESTER,
             reserved: 0,
         };
+        context.enter("create");
         let mut dev = core::ptr::null_mut();
         // SAFETY: the plugin's promises; `info` and what it points to live during the call.
         let status = entry.ops.create.map_or(MISSING, |create| unsafe { create(&info, &mut dev) });
@@ -285,25 +288,43 @@ impl Device {
         if dev.is_null() {
             return Err(Failed::Lie("success without an instance".to_owned()));
         }
-        Ok(Device { dev, entry, migration: None, ndma: None, params: None, context: ctx })
+        let context = context.clone();
+        Ok(Device { dev, entry, migration: None, ndma: None, params: None, context })
+    }
+
+    /// Before each call: names it, and refuses it for a device that was given up, so that a late call
+    /// that returns after all is followed by none.
+    fn enter(&self, call: &'static str) -> Result<(), Failed> {
+        match self.context.enter(call) {
+            true => Ok(()),
+            false => Err(Failed::Status(abi::DROGHER_ERR_SHUTDOWN)),
+        }
     }
 
     /// Calls `destroy` and lets the context go.
     pub(crate) fn destroy(self) {
+        self.context.enter("destroy");
         if let Some(destroy) = self.entry.ops.destroy {
             // SAFETY: the plugin's promises; the last call, `self` is consumed.
             unsafe { destroy(self.dev) }
         }
         // SAFETY: gives back what `create` kept; the plugin has promised not to use it any more.
-        unsafe { Arc::decrement_strong_count(self.context.cast::<Context>()) }
+        unsafe { Arc::decrement_strong_count(Arc::as_ptr(&self.context)) }
     }
 
     /// Asks for the extensions.
     pub(crate) fn load_extensions(&mut self) -> Result<(), TableError> {
-        self.migration = self.entry.extension(self.dev, abi::DROGHER_EXT_MIGRATION)?;
-        self.ndma = self.entry.extension(self.dev, abi::DROGHER_EXT_NDMA)?;
-        self.params = self.entry.extension(self.dev, abi::DROGHER_EXT_PARAMS)?;
+        self.migration = self.extension(abi::DROGHER_EXT_MIGRATION)?;
+        self.ndma = self.extension(abi::DROGHER_EXT_NDMA)?;
+        self.params = self.extension(abi::DROGHER_EXT_PARAMS)?;
         Ok(())
+    }
+
+    fn extension<T: Sized1>(&self, id: &CStr) -> Result<Option<T>, TableError> {
+        match self.enter("get_extension") {
+            Ok(()) => self.entry.extension(self.dev, id),
+            Err(_) => Ok(None),
+        }
     }
 
     pub(crate) fn ops(&self) -> &abi::DeviceOps {
@@ -311,6 +332,7 @@ impl Device {
     }
 
     pub(crate) fn describe(&mut self) -> Result<abi::DeviceInfo, Failed> {
+        self.enter("describe")?;
         let mut out = blank();
         let f = self.entry.ops.describe.ok_or(Failed::Status(MISSING))?;
         // SAFETY: the plugin's promises; `out` says its size.
@@ -319,6 +341,7 @@ impl Device {
     }
 
     pub(crate) fn region_info(&mut self, n: u32) -> Result<abi::RegionInfo, Failed> {
+        self.enter("region_info")?;
         let mut out = blank();
         let f = self.entry.ops.region_info.ok_or(Failed::Status(MISSING))?;
         // SAFETY: the plugin's promises; `out` says its size.
@@ -327,6 +350,7 @@ impl Device {
     }
 
     pub(crate) fn doorbell_info(&mut self, n: u32) -> Result<abi::DoorbellInfo, Failed> {
+        self.enter("doorbell_info")?;
         let mut out = blank();
         let f = self.entry.ops.doorbell_info.ok_or(Failed::Status(MISSING))?;
         // SAFETY: the plugin's promises; `out` says its size.
@@ -335,12 +359,14 @@ impl Device {
     }
 
     pub(crate) fn reset(&mut self) -> Result<(), Failed> {
+        self.enter("reset")?;
         let f = self.entry.ops.reset.ok_or(Failed::Status(MISSING))?;
         // SAFETY: the plugin's promises.
         check(unsafe { f(self.dev) })
     }
 
     pub(crate) fn config_read(&mut self, offset: u32, data: &mut [u8]) -> Result<(), Failed> {
+        self.enter("config_read")?;
         let f = self.entry.ops.config_read.ok_or(Failed::Status(MISSING))?;
         let len = u32::try_from(data.len()).map_err(|_| Failed::Status(abi::DROGHER_ERR_INVAL))?;
         // SAFETY: the plugin's promises; `data` is initialised and writable for `len` bytes.
@@ -348,6 +374,7 @@ impl Device {
     }
 
     pub(crate) fn config_write(&mut self, offset: u32, data: &[u8]) -> Result<(), Failed> {
+        self.enter("config_write")?;
         let f = self.entry.ops.config_write.ok_or(Failed::Status(MISSING))?;
         let len = u32::try_from(data.len()).map_err(|_| Failed::Status(abi::DROGHER_ERR_INVAL))?;
         // SAFETY: the plugin's promises; `data` is readable for `len` bytes.
@@ -360,6 +387,7 @@ impl Device {
         offset: u64,
         data: &mut [u8],
     ) -> Result<(), Failed> {
+        self.enter("region_read")?;
         let f = self.entry.ops.region_read.ok_or(Failed::Status(MISSING))?;
         let len = u32::try_from(data.len()).map_err(|_| Failed::Status(abi::DROGHER_ERR_INVAL))?;
         // SAFETY: the plugin's promises; `data` is initialised and writable for `len` bytes.
@@ -372,6 +400,7 @@ impl Device {
         offset: u64,
         data: &[u8],
     ) -> Result<(), Failed> {
+        self.enter("region_write")?;
         let f = self.entry.ops.region_write.ok_or(Failed::Status(MISSING))?;
         let len = u32::try_from(data.len()).map_err(|_| Failed::Status(abi::DROGHER_ERR_INVAL))?;
         // SAFETY: the plugin's promises; `data` is readable for `len` bytes.
@@ -379,18 +408,21 @@ impl Device {
     }
 
     pub(crate) fn doorbell(&mut self, n: u32) -> Result<(), Failed> {
+        self.enter("doorbell")?;
         let f = self.entry.ops.doorbell.ok_or(Failed::Status(MISSING))?;
         // SAFETY: the plugin's promises.
         check(unsafe { f(self.dev, n) })
     }
 
     pub(crate) fn set_state(&mut self, state: u32) -> Result<(), Failed> {
+        self.enter("set_state")?;
         let f = self.migration.and_then(|m| m.set_state).ok_or(Failed::Status(MISSING))?;
         // SAFETY: the plugin's promises.
         check(unsafe { f(self.dev, state) })
     }
 
     pub(crate) fn get_state(&mut self) -> Result<u32, Failed> {
+        self.enter("get_state")?;
         let f = self.migration.and_then(|m| m.get_state).ok_or(Failed::Status(MISSING))?;
         let mut state = abi::DROGHER_STATE_ERROR;
         // SAFETY: the plugin's promises.
@@ -399,6 +431,7 @@ impl Device {
     }
 
     pub(crate) fn precopy_info(&mut self) -> Result<abi::PrecopyInfo, Failed> {
+        self.enter("precopy_info")?;
         let mut out = blank();
         let f = self.migration.and_then(|m| m.precopy_info).ok_or(Failed::Status(MISSING))?;
         // SAFETY: the plugin's promises; `out` says its size.
@@ -407,6 +440,7 @@ impl Device {
     }
 
     pub(crate) fn stop_copy_size(&mut self) -> Result<u64, Failed> {
+        self.enter("stop_copy_size")?;
         let f = self.migration.and_then(|m| m.stop_copy_size).ok_or(Failed::Status(MISSING))?;
         let mut bytes = 0;
         // SAFETY: the plugin's promises.
@@ -416,6 +450,7 @@ impl Device {
 
     /// Bytes that the plugin says it gave, not yet checked.
     pub(crate) fn read(&mut self, data: &mut [u8]) -> Result<u64, Failed> {
+        self.enter("migration.read")?;
         let f = self.migration.and_then(|m| m.read).ok_or(Failed::Status(MISSING))?;
         let mut done = 0;
         let len = data.len() as u64;
@@ -425,18 +460,21 @@ impl Device {
     }
 
     pub(crate) fn write(&mut self, data: &[u8]) -> Result<(), Failed> {
+        self.enter("migration.write")?;
         let f = self.migration.and_then(|m| m.write).ok_or(Failed::Status(MISSING))?;
         // SAFETY: the plugin's promises; `data` is readable for its length.
         check(unsafe { f(self.dev, data.as_ptr().cast(), data.len() as u64) })
     }
 
     pub(crate) fn set_ndma(&mut self, enter: bool) -> Result<(), Failed> {
+        self.enter(if enter { "ndma.enter" } else { "ndma.leave" })?;
         let f = self.ndma.and_then(|ndma| if enter { ndma.enter } else { ndma.leave });
         // SAFETY: the plugin's promises.
         check(unsafe { f.ok_or(Failed::Status(MISSING))?(self.dev) })
     }
 
     pub(crate) fn param_get(&mut self, name: &str) -> Result<Vec<u8>, Failed> {
+        self.enter("params.get")?;
         let f = self.params.and_then(|params| params.get).ok_or(Failed::Status(MISSING))?;
         let mut value = vec![0; crate::text::MAX];
         let mut len = 0;
@@ -452,6 +490,7 @@ impl Device {
     }
 
     pub(crate) fn param_set(&mut self, name: &str, value: &str) -> Result<(), Failed> {
+        self.enter("params.set")?;
         let f = self.params.and_then(|params| params.set).ok_or(Failed::Status(MISSING))?;
         let (name, name_len) = (name.as_ptr().cast(), name.len() as u64);
         // SAFETY: the plugin's promises; the texts are as long as said.

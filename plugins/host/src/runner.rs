@@ -3,7 +3,7 @@
 use crate::context::lock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
-use std::thread::{JoinHandle, Thread};
+use std::thread::Thread;
 use std::time::{Duration, Instant};
 
 /// How long each side looks before it sleeps. Short: there may be as few cores as threads.
@@ -36,7 +36,6 @@ pub(crate) struct Late;
 pub(crate) struct Runner {
     mailbox: Arc<Mailbox>,
     thread: Thread,
-    handle: Option<JoinHandle<()>>,
 }
 
 impl Runner {
@@ -45,7 +44,12 @@ impl Runner {
         let own = mailbox.clone();
         let name: String = name.chars().filter(|c| *c != '\0').take(15).collect();
         let handle = std::thread::Builder::new().name(name).spawn(move || run(&own))?;
-        Ok(Runner { mailbox, thread: handle.thread().clone(), handle: Some(handle) })
+        Ok(Runner { mailbox, thread: handle.thread().clone() })
+    }
+
+    /// A call was late, and may still be under way.
+    pub(crate) fn is_lost(&self) -> bool {
+        self.mailbox.signal.load(Ordering::Acquire) == ABANDONED
     }
 
     /// Runs `call` on the thread and waits for it. After one late call every other is late at once.
@@ -81,13 +85,11 @@ impl Runner {
 
 impl Drop for Runner {
     fn drop(&mut self) {
-        let signal = &self.mailbox.signal;
-        let idle = signal.compare_exchange(IDLE, QUIT, Ordering::AcqRel, Ordering::Acquire).is_ok();
+        // An abandoned thread stays so. Nobody waits for any: where a thread ends, destructors of the
+        // plugin's thread-local data run, and they might not return.
+        let _ =
+            self.mailbox.signal.compare_exchange(IDLE, QUIT, Ordering::AcqRel, Ordering::Acquire);
         self.thread.unpark();
-        // An abandoned thread is stuck in the plugin: nobody waits for it.
-        if let (true, Some(handle)) = (idle, self.handle.take()) {
-            let _ = handle.join();
-        }
     }
 }
 

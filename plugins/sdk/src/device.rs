@@ -8,7 +8,8 @@ use crate::{DeviceInfo, Failure, Host, ParamSpec, Params, PrecopyInfo, Read, Sta
 /// (about 2 s; 5 s for state changes, reset and NDMA): a late device is given up. Work that takes
 /// longer belongs on a worker ([`Host::spawn`]).
 ///
-/// A panic moves the device to ERROR; a reset then drops the value and creates it anew.
+/// A panic, in a call or on a worker of [`Host::spawn`], and [`Host::fail`] move the device to ERROR; a
+/// reset then drops the value and creates it anew, with the parameters as they are.
 ///
 /// An instance begins as after power-on, in [`State::Stop`]: no DMA and no interrupt before
 /// `set_state` lets it run.

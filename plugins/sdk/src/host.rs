@@ -8,6 +8,7 @@ use drogher_plugin_abi as abi;
 use std::ffi::CStr;
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Importance of a log line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,6 +89,8 @@ struct Inner {
     ctx: *mut abi::HostCtx,
     dma: Option<&'static abi::Dma>,
     requester: u32,
+    /// `fail` was called since the device was made.
+    failed: AtomicBool,
 }
 
 // SAFETY: all functions of the table that are used here are tagged [any]; the tables are constant.
@@ -141,7 +144,8 @@ impl Host {
         };
         // SAFETY: `ctx` is valid; `Inner::drop` releases.
         unsafe { retain(ctx) };
-        Some(Host { inner: Arc::new(Inner { table, ctx, dma, requester }) })
+        let failed = AtomicBool::new(false);
+        Some(Host { inner: Arc::new(Inner { table, ctx, dma, requester, failed }) })
     }
 
     fn dma(
@@ -294,8 +298,9 @@ impl Host {
     }
 
     /// Declares the device broken, from any thread: the host ends its DMA and interrupts at once and
-    /// moves it to ERROR; a reset may bring it back.
+    /// moves it to ERROR. A reset drops the device and creates it anew.
     pub fn fail(&self, text: &str) {
+        self.inner.failed.store(true, Ordering::SeqCst);
         if let Some(fail) = self.inner.table.fail {
             // SAFETY: valid context and text.
             unsafe { fail(self.inner.ctx, text.as_ptr().cast(), text.len() as u64) }
@@ -311,12 +316,18 @@ impl Host {
         work: impl FnOnce() + Send + 'static,
     ) -> std::io::Result<std::thread::JoinHandle<()>> {
         let host = self.clone();
-        let thread_name = name.to_owned();
+        // A NUL would be a panic.
+        let thread_name = name.replace('\0', "");
         std::thread::Builder::new().name(thread_name.clone()).spawn(move || {
             if let Err(text) = crate::shim::guard(work) {
                 host.fail(&format!("Worker {thread_name} panicked: {text}"));
             }
         })
+    }
+
+    /// Whether `fail` was called since the last question.
+    pub(crate) fn take_failed(&self) -> bool {
+        self.inner.failed.swap(false, Ordering::SeqCst)
     }
 
     pub(crate) fn set_last_error(&self, text: &str) {

@@ -68,7 +68,8 @@ impl ParamSpec {
                 Err(Failure::invalid(format!("Parameter {name}={value}: not true or false")))
             }
             ParamKind::Number { min, max } => match value.parse::<u64>() {
-                Ok(n) if (min..=max).contains(&n) => Ok(()),
+                // A sign would be taken by `parse`.
+                Ok(n) if (min..=max).contains(&n) && !value.starts_with('+') => Ok(()),
                 _ => Err(Failure::invalid(format!(
                     "Parameter {name}={value}: not a number from {min} to {max}"
                 ))),

@@ -12,13 +12,14 @@ mod requests;
 mod run;
 mod signals;
 
-use std::process::ExitCode;
+use std::io::Write;
 
 use clap::Parser;
+use drogher_plugin_host::{Plugin, exit_now};
 
 use args::{Cli, Command, PluginCommand};
 
-fn main() -> ExitCode {
+fn main() -> ! {
     let cli = Cli::parse();
     tracing_subscriber::fmt()
         .with_env_filter(
@@ -41,11 +42,12 @@ fn main() -> ExitCode {
         Command::Plugin(PluginCommand::Info { file }) => plugin::info(&file),
         Command::Demo(args) => demo::demo(&args),
     };
-    match result {
-        Ok(code) => ExitCode::from(code),
-        Err(error) => {
-            eprintln!("drogher: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    let code = result.unwrap_or_else(|error| {
+        eprintln!("drogher: {error:#}");
+        1
+    });
+    Plugin::deinit_all();
+    let _ = std::io::stdout().flush();
+    // Not by returning: a plugin that is stuck, or whose destructors are, would keep the process.
+    exit_now(code)
 }

@@ -32,8 +32,8 @@ impl Instance {
     /// revoked until the device runs.
     ///
     /// # Errors
-    /// All that is wrong with the parameters or the plugin's answers; `Broken` if the plugin does not
-    /// return (the plugin then makes no more devices in this process) or panics.
+    /// All that is wrong with the parameters or the plugin's answers; `NotMade` if the plugin does not
+    /// return (it then makes no more devices in this process), panics or lies.
     pub fn create(
         plugin: &Plugin,
         config: InstanceConfig,
@@ -49,7 +49,7 @@ impl Instance {
         let context = Context::new(name.clone(), Some(DeviceSide { requester, services }));
         if let Err(what) = context.close() {
             let cause = Arc::new(Cause::DmaInFlight { what });
-            return Err(InstanceError::Broken { instance: instance(), cause });
+            return Err(InstanceError::NotMade { instance: instance(), cause });
         }
         let runner = Runner::start(&name).map_err(|source| InstanceError::Thread {
             instance: instance(),
@@ -68,7 +68,7 @@ impl Instance {
             // The interface serialises all `create` of one plugin.
             let mut stuck = lock(plugin.creating());
             if let Some(cause) = &*stuck {
-                return Err(InstanceError::Broken { instance: instance(), cause: cause.clone() });
+                return Err(InstanceError::NotMade { instance: instance(), cause: cause.clone() });
             }
             let (entry, to, text) = (plugin.entry(), context.clone(), name.clone());
             let job = move || {
@@ -80,10 +80,10 @@ impl Instance {
                 description
             };
             control.runner.call(deadlines.call, job).map_err(|_| {
-                let cause = Cause::Late { call: "create", deadline: deadlines.call };
-                let cause = context.break_down(cause);
+                plugin.set_stuck();
+                let cause = context.give_up(deadlines.call);
                 *stuck = Some(cause.clone());
-                InstanceError::Broken { instance: instance(), cause }
+                InstanceError::NotMade { instance: instance(), cause }
             })?
         };
         let mut made = Instance {
@@ -103,7 +103,9 @@ impl Instance {
         made.info = description.info;
         made.format = description.format;
         made.has_ndma = description.has_ndma;
-        made.alive()?;
+        if let Some(cause) = made.context.broken() {
+            return Err(InstanceError::NotMade { instance: name, cause });
+        }
         Ok(made)
     }
 
@@ -114,13 +116,17 @@ impl Instance {
             Refusal::Table(source) => return InstanceError::Table { instance, source },
             Refusal::Call(call, failed) => (call, failed),
         };
+        let not_made = |cause| {
+            let cause = self.context.break_down(cause);
+            InstanceError::NotMade { instance: self.name.clone(), cause }
+        };
         let status = match failed {
-            Failed::Lie(what) => return self.lied(call, what),
+            Failed::Lie(what) => return not_made(Cause::Lied { call, what }),
             Failed::Status(status) => status,
         };
         let text = self.context.take_last_error().unwrap_or_else(|| "(no reason given)".to_owned());
         if status == abi::DROGHER_ERR_FATAL {
-            return self.broken(self.context.break_down(Cause::Fatal { call, text }));
+            return not_made(Cause::Fatal { call, text });
         }
         InstanceError::Refused { instance, call, status, text }
     }

@@ -84,7 +84,7 @@ impl Instance {
         to: State,
     ) -> Result<State, InstanceError> {
         let call = "set_state";
-        let (done, state) = self.call(control, call, self.deadlines.state, move |device| {
+        let (done, state) = self.call(control, self.deadlines.state, move |device| {
             let done = device.set_state(to.number());
             if done == Err(Failed::Status(abi::DROGHER_ERR_FATAL)) {
                 return done.map(|()| (Ok(()), 0));
@@ -131,8 +131,7 @@ impl Instance {
         if !control.state.pre_copies() {
             return Err(self.wrong_state(call, control.state));
         }
-        let info =
-            self.call(&mut control, call, self.deadlines.call, |device| device.precopy_info())?;
+        let info = self.call(&mut control, self.deadlines.call, |device| device.precopy_info())?;
         Ok(PrecopyInfo { initial_bytes: info.initial_bytes, dirty_bytes: info.dirty_bytes })
     }
 
@@ -143,9 +142,7 @@ impl Instance {
     pub fn stop_copy_size(&self) -> Result<u64, InstanceError> {
         let mut control = self.control()?;
         self.migration()?;
-        self.call(&mut control, "stop_copy_size", self.deadlines.call, |device| {
-            device.stop_copy_size()
-        })
+        self.call(&mut control, self.deadlines.call, |device| device.stop_copy_size())
     }
 
     /// Reads the next state data, in a saving state: at most `data.len()` bytes, at most 1 MiB.
@@ -166,7 +163,7 @@ impl Instance {
         control.reading = true;
         let mut buffer = std::mem::take(&mut control.buffer);
         buffer.resize(len, 0);
-        let (buffer, done) = self.call(&mut control, call, self.deadlines.call, move |device| {
+        let (buffer, done) = self.call(&mut control, self.deadlines.call, move |device| {
             match device.read(&mut buffer) {
                 Ok(done) => Ok((buffer, Some(done))),
                 Err(Failed::Status(abi::DROGHER_ERR_NOMSG)) => Ok((buffer, None)),
@@ -206,7 +203,7 @@ impl Instance {
             let mut buffer = std::mem::take(&mut control.buffer);
             buffer.clear();
             buffer.extend_from_slice(piece);
-            control.buffer = self.call(&mut control, call, self.deadlines.call, move |device| {
+            control.buffer = self.call(&mut control, self.deadlines.call, move |device| {
                 device.write(&buffer)?;
                 Ok(buffer)
             })?;
@@ -236,7 +233,7 @@ impl Instance {
         if control.ndma {
             return Ok(());
         }
-        self.call(&mut control, call, self.deadlines.state, |device| device.set_ndma(true))?;
+        self.call(&mut control, self.deadlines.state, |device| device.set_ndma(true))?;
         control.ndma = true;
         if let Err(what) = self.context.close_for_ndma() {
             self.context.break_down(crate::Cause::DmaInFlight { what });
@@ -262,8 +259,7 @@ impl Instance {
             // The device may begin before it returns.
             self.context.open();
         }
-        let result =
-            self.call(&mut control, call, self.deadlines.state, |device| device.set_ndma(false));
+        let result = self.call(&mut control, self.deadlines.state, |device| device.set_ndma(false));
         match result {
             Ok(()) => control.ndma = false,
             Err(_) => self.close(),

@@ -147,9 +147,8 @@ impl Instance {
         let mut control = self.control()?;
         self.param(params::find(self.params(), name).map(|_| ()))?;
         let name = name.to_owned();
-        let value = self.call(&mut control, "params.get", self.deadlines.call, move |device| {
-            device.param_get(&name)
-        })?;
+        let value =
+            self.call(&mut control, self.deadlines.call, move |device| device.param_get(&name))?;
         crate::text::strict(&value)
             .map_err(|problem| self.lied("params.get", format!("text that {problem}")))
     }
@@ -167,9 +166,7 @@ impl Instance {
             return self.param(Err(crate::ParamError::NotRuntime { name: name.to_owned() }));
         }
         let (name, value) = (name.to_owned(), value.to_owned());
-        self.call(&mut control, "params.set", self.deadlines.call, move |device| {
-            device.param_set(&name, &value)
-        })
+        self.call(&mut control, self.deadlines.call, move |device| device.param_set(&name, &value))
     }
 
     fn param<T>(&self, result: Result<T, crate::ParamError>) -> Result<T, InstanceError> {
@@ -186,11 +183,7 @@ impl Instance {
 
     fn end(&self) -> Result<(), InstanceError> {
         let mut control = lock(&self.control);
-        if let Some(cause) = self.context.broken()
-            && matches!(*cause, Cause::Late { .. })
-        {
-            return Err(self.broken(cause));
-        }
+        self.not_given_up(&control)?;
         self.close();
         let slot = control.device.clone();
         let job = move || {
@@ -198,12 +191,21 @@ impl Instance {
                 device.destroy();
             }
         };
-        let deadline = self.deadlines.call;
-        let result = control.runner.call(deadline, job);
+        let result = control.runner.call(self.deadlines.call, job);
         self.context.shut();
-        result.map_err(|_| {
-            self.broken(self.context.break_down(Cause::Late { call: "destroy", deadline }))
-        })
+        result.map_err(|_| self.give_up(self.deadlines.call))
+    }
+
+    /// Refuses a device whose thread is still in a late call: whatever became of it since, nothing
+    /// may be called for it.
+    fn not_given_up(&self, control: &Control) -> Result<(), InstanceError> {
+        if !control.runner.is_lost() {
+            return Ok(());
+        }
+        match self.context.broken() {
+            Some(cause) => Err(self.broken(cause)),
+            None => Err(InstanceError::Gone { instance: self.name.clone() }),
+        }
     }
 
     /// Enters, unless the device is in ERROR; asked again after the wait.
@@ -225,6 +227,11 @@ impl Instance {
         InstanceError::Broken { instance: self.name.clone(), cause }
     }
 
+    fn give_up(&self, deadline: Duration) -> InstanceError {
+        self.plugin.set_stuck();
+        self.broken(self.context.give_up(deadline))
+    }
+
     fn lied(&self, call: &'static str, what: String) -> InstanceError {
         self.broken(self.context.break_down(Cause::Lied { call, what }))
     }
@@ -237,16 +244,17 @@ impl Instance {
     }
 
     fn enter_state(&self, control: &mut Control, state: State) {
+        // A refused step leaves a session as it was.
+        control.reading &= control.state == state;
         control.state = state;
-        control.reading = false;
         self.seen.store(state.number(), Ordering::SeqCst);
     }
 
-    /// One call into the plugin. A refusal leaves the device as it was; all else leads to ERROR.
+    /// One call into the plugin, or a few. A refusal leaves the device as it was; all else leads to
+    /// ERROR.
     fn call<T: Send + 'static>(
         &self,
         control: &mut Control,
-        call: &'static str,
         deadline: Duration,
         job: impl FnOnce(&mut Device) -> Result<T, Failed> + Send + 'static,
     ) -> Result<T, InstanceError> {
@@ -254,9 +262,7 @@ impl Instance {
         self.context.take_last_error();
         let job = move || lock(&slot).as_mut().map(job);
         let failed = match control.runner.call(deadline, job) {
-            Err(_) => {
-                return Err(self.broken(self.context.break_down(Cause::Late { call, deadline })));
-            }
+            Err(_) => return Err(self.give_up(deadline)),
             Ok(None) => return Err(InstanceError::Gone { instance: self.name.clone() }),
             Ok(Some(Ok(value))) => {
                 // A worker may have given up the device in the meantime.
@@ -265,6 +271,7 @@ impl Instance {
             Ok(Some(Err(failed))) => failed,
         };
         self.alive()?;
+        let call = self.context.calling();
         let status = match failed {
             Failed::Lie(what) => return Err(self.lied(call, what)),
             Failed::Status(status) => status,

@@ -61,7 +61,7 @@ impl Instance {
             return Err(self.wrong_state(call, control.state));
         }
         let mut bytes = *bytes;
-        self.call(&mut control, call, self.deadlines.call, move |device| {
+        self.call(&mut control, self.deadlines.call, move |device| {
             // `len` is at most WIDEST.
             job(device, bytes.get_mut(..len).unwrap_or_default())?;
             Ok(bytes)
@@ -92,9 +92,7 @@ impl Instance {
         if control.state == State::Resuming || sent {
             return Err(self.wrong_state("doorbell", control.state));
         }
-        self.call(&mut control, "doorbell", self.deadlines.call, move |device| {
-            device.doorbell(index)
-        })
+        self.call(&mut control, self.deadlines.call, move |device| device.doorbell(index))
     }
 
     fn doorbell_at(&self, index: u32) -> Option<&Doorbell> {
@@ -109,7 +107,7 @@ impl Instance {
         let mut control = self.control()?;
         self.in_config("config_read", offset, data.len())?;
         let mut bytes = vec![0; data.len()];
-        let bytes = self.call(&mut control, "config_read", self.deadlines.call, move |device| {
+        let bytes = self.call(&mut control, self.deadlines.call, move |device| {
             device.config_read(offset, &mut bytes)?;
             Ok(bytes)
         })?;
@@ -125,7 +123,7 @@ impl Instance {
         let mut control = self.control()?;
         self.in_config("config_write", offset, data.len())?;
         let bytes = data.to_vec();
-        self.call(&mut control, "config_write", self.deadlines.call, move |device| {
+        self.call(&mut control, self.deadlines.call, move |device| {
             device.config_write(offset, &bytes)
         })
     }
@@ -148,16 +146,12 @@ impl Instance {
     /// ERROR whatever it was before.
     pub fn reset(&self) -> Result<(), InstanceError> {
         let mut control = crate::context::lock(&self.control);
-        if let Some(cause) = self.context.broken() {
-            if matches!(*cause, Cause::Late { .. }) {
-                return Err(self.broken(cause));
-            }
-            self.context.mend();
-        }
+        self.not_given_up(&control)?;
+        self.context.mend();
         self.close();
         let has_states = self.format.is_some();
         let call = "reset";
-        let state = self.call(&mut control, call, self.deadlines.state, move |device| {
+        let state = self.call(&mut control, self.deadlines.state, move |device| {
             device.reset()?;
             if has_states { device.get_state() } else { Ok(State::Stop.number()) }
         });

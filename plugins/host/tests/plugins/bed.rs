@@ -6,7 +6,7 @@ use drogher_plugin_host::{
     Cause, Deadlines, HostServices, Instance, InstanceConfig, InstanceError, LogLevel, Plugin,
 };
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -111,6 +111,46 @@ pub fn short() -> Deadlines {
     Deadlines { call: Duration::from_millis(200), state: Duration::from_millis(200) }
 }
 
+/// Deadlines for calls that panic: printing where may take its time.
+pub fn generous() -> Deadlines {
+    Deadlines { call: Duration::from_secs(60), state: Duration::from_secs(60) }
+}
+
+/// True in a process of its own, in which the test goes on; else runs it there, and wants it to pass
+/// and the process to end. For what cannot be undone in a process.
+pub fn alone(test: &str) -> bool {
+    const ALONE: &str = "DROGHER_TEST_ALONE";
+    if std::env::var_os(ALONE).is_some() {
+        return true;
+    }
+    let mut child = Command::new(std::env::current_exe().expect("a path"))
+        .args(["--exact", test, "--nocapture"])
+        .env(ALONE, "1")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("runs");
+    let start = Instant::now();
+    let ended = loop {
+        match child.try_wait().expect("can be waited for") {
+            Some(status) => break Some(status),
+            None if start.elapsed() > Duration::from_secs(60) => break None,
+            None => std::thread::sleep(Duration::from_millis(5)),
+        }
+    };
+    let _ = child.kill();
+    let output = child.wait_with_output().expect("output");
+    let words = String::from_utf8_lossy(&output.stdout);
+    let status = ended.unwrap_or_else(|| panic!("the process does not end:\n{words}"));
+    // A test that ends its process does so with this status; the others by passing.
+    let passed = status.code() == Some(ENDED.into()) || words.contains("1 passed");
+    assert!(passed, "{status}:\n{words}");
+    false
+}
+
+/// Status of a process that a test has ended itself.
+pub const ENDED: u8 = 77;
+
 fn plugins() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
@@ -126,7 +166,12 @@ pub fn compile(source: &str, name: &str, defines: &[&str]) -> Option<Built> {
     let file = dir.path().join(format!("lib{name}.so"));
     let output = Command::new("cc")
         .args(["-std=gnu11", "-shared", "-fPIC", "-O1", "-Wall", "-Wextra", "-Werror"])
-        .args(["-Wno-unused-function", "-Wno-unused-const-variable", "-fvisibility=hidden"])
+        .args([
+            "-pthread",
+            "-Wno-unused-function",
+            "-Wno-unused-const-variable",
+            "-fvisibility=hidden",
+        ])
         .args(defines.iter().map(|define| format!("-D{define}")))
         .arg("-I")
         .arg(plugins().join("abi/include"))
@@ -160,4 +205,15 @@ pub fn hostile_rust() -> Plugin {
     let file = target.join("examples/libhostile.so");
     assert!(file.exists(), "no {}: run all tests of this crate, or --examples too", file.display());
     Plugin::open(&file).expect("the hostile plugin loads")
+}
+
+/// The whole chain of an error in one text.
+pub fn words(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text += &format!(": {error}");
+        source = error.source();
+    }
+    text
 }

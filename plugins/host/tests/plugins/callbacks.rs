@@ -1,7 +1,7 @@
 //! A panic, or no return, in each callback: the device is in ERROR by name, at once and for every
 //! later call; its neighbour of the same plugin goes on.
 
-use crate::bed::{Bed, hostile_rust, read64, short, until, write64};
+use crate::bed::{Bed, alone, generous, hostile, hostile_rust, read64, short, until, write64};
 use drogher_plugin_host::{Cause, Deadlines, Instance, InstanceError, Plugin, Read, State};
 use std::time::{Duration, Instant};
 
@@ -49,14 +49,26 @@ fn pair(bed: &Bed, plugin: &Plugin, fault: &str, deadlines: Deadlines) -> (Insta
 }
 
 fn cause(error: &InstanceError) -> Cause {
-    let InstanceError::Broken { cause, instance } = error else { panic!("{error}") };
-    assert!(instance.starts_with("dev"));
+    use InstanceError::{Broken, NotMade};
+    let (Broken { cause, instance } | NotMade { cause, instance }) = error else {
+        panic!("{error}")
+    };
+    // The thing, what it did, and the way out.
+    let text = error.to_string();
+    assert!(instance.starts_with("dev") && text.contains(instance), "{text}");
+    assert!(text.contains(&cause.to_string()), "{text}");
+    assert!(["reset", "without it", "leave it out"].iter().any(|way| text.contains(way)), "{text}");
     (**cause).clone()
+}
+
+fn dead_as(device: &Instance, because: &Cause) {
+    assert_eq!(device.state(), State::Error);
+    assert_eq!(device.error().as_deref(), Some(because));
 }
 
 /// Every call answers at once, with the first error.
 fn dead(device: &Instance, because: &Cause) {
-    assert_eq!(device.state(), State::Error);
+    dead_as(device, because);
     let start = Instant::now();
     let answers = [
         device.region_read(0, 0, &mut [0; 4]),
@@ -90,7 +102,7 @@ fn a_panic_in_each_callback() {
     let bed = Bed::new();
     for (method, call, act) in CALLS {
         let fault = format!("panic:{method}");
-        let (device, neighbour) = pair(&bed, &plugin, &fault, Deadlines::default());
+        let (device, neighbour) = pair(&bed, &plugin, &fault, generous());
         let error = act(&device).expect_err("panics");
         let text = format!("Panicked: out of my mind in {method}");
         assert_eq!(cause(&error), Cause::Fatal { call, text });
@@ -131,7 +143,8 @@ fn a_panic_or_refusal_at_creation() {
         ("panic:info", "Panicked: out of my mind in info"),
         ("refuse:create", "not in the mood"),
     ] {
-        let error = bed.create(&plugin, &[("fault", fault)]).expect_err("no device");
+        let fault = [("fault", fault)];
+        let error = bed.create_with(&plugin, &fault, generous()).expect_err("no device");
         assert!(error.to_string().contains(words), "{error}");
     }
     bed.create(&plugin, &[]).expect("the plugin still works");
@@ -141,7 +154,8 @@ fn a_panic_or_refusal_at_creation() {
 fn a_panic_at_the_end_is_caught() {
     let plugin = hostile_rust();
     let bed = Bed::new();
-    let device = bed.create(&plugin, &[("fault", "panic:drop")]).expect("creates");
+    let fault = [("fault", "panic:drop")];
+    let device = bed.create_with(&plugin, &fault, generous()).expect("creates");
     device.destroy().expect("ends");
     bed.create(&plugin, &[]).expect("the plugin still works");
 }
@@ -159,14 +173,7 @@ fn no_return_at_the_end() {
 /// In a process of its own: a plugin whose `create` is stuck makes no more devices.
 #[test]
 fn no_return_from_create() {
-    if std::env::var_os("DROGHER_TEST_CREATE").is_none() {
-        let output = std::process::Command::new(std::env::current_exe().expect("a path"))
-            .args(["--exact", "callbacks::no_return_from_create", "--nocapture"])
-            .env("DROGHER_TEST_CREATE", "1")
-            .output()
-            .expect("runs");
-        let words = String::from_utf8_lossy(&output.stdout);
-        assert!(output.status.success() && words.contains("1 passed"), "{words}");
+    if !alone("callbacks::no_return_from_create") {
         return;
     }
     let plugin = hostile_rust();
@@ -180,13 +187,136 @@ fn no_return_from_create() {
     alive(&neighbour);
 }
 
+/// One call of `set_state` for each state, panicking or hanging there.
+const STATES: [(&str, &[State]); 7] = [
+    ("RunningP2p", &[State::Stop]),
+    ("Running", &[State::Stop, State::Running]),
+    ("Stop", &[State::Stop]),
+    ("StopCopy", &[State::StopCopy]),
+    ("Resuming", &[State::Resuming]),
+    ("PreCopy", &[State::PreCopy]),
+    ("PreCopyP2p", &[State::PreCopyP2p]),
+];
+
+fn through(device: &Instance, states: &[State]) -> Result<(), InstanceError> {
+    states.iter().try_for_each(|state| device.set_state(*state))
+}
+
+#[test]
+fn a_panic_on_the_way_to_each_state() {
+    let plugin = hostile_rust();
+    let bed = Bed::new();
+    for (state, way) in STATES {
+        let (device, neighbour) = pair(&bed, &plugin, &format!("panic:{state}"), generous());
+        let text = format!("Panicked: out of my mind in {state}");
+        let error = through(&device, way).expect_err(state);
+        assert_eq!(cause(&error), Cause::Fatal { call: "set_state", text });
+        dead(&device, &cause(&error));
+        alive(&neighbour);
+        device.reset().expect("resets");
+        device.param_set("fault", "").expect("sets");
+        through(&device, way).expect("goes there now");
+    }
+}
+
+#[test]
+fn no_return_on_the_way_to_each_state() {
+    let plugin = hostile_rust();
+    let bed = Bed::new();
+    for (state, way) in STATES {
+        let (device, neighbour) = pair(&bed, &plugin, &format!("hang:{state}"), short());
+        let error = through(&device, way).expect_err(state);
+        let late = Cause::Late { call: "set_state", deadline: short().state };
+        assert_eq!(cause(&error), late, "{state}");
+        dead(&device, &late);
+        alive(&neighbour);
+    }
+}
+
+/// Each function of the C interface that a live instance has, and how to get there.
+const IN_C: [(&str, Act); 14] = [
+    ("region_read", |device| device.region_read(0, 0, &mut [0; 8])),
+    ("region_write", |device| device.region_write(0, 0, &[0; 8])),
+    ("doorbell", |device| device.doorbell(0)),
+    ("set_state", |device| device.set_state(State::Stop)),
+    ("get_state", |device| device.set_state(State::Stop)),
+    ("precopy_info", |device| {
+        device.set_state(State::PreCopy)?;
+        device.precopy_info().map(|_| ())
+    }),
+    ("stop_copy_size", |device| device.stop_copy_size().map(|_| ())),
+    ("migration.read", |device| {
+        device.set_state(State::StopCopy)?;
+        device.read_state(&mut [0; 8]).map(|_| ())
+    }),
+    ("migration.write", |device| {
+        device.set_state(State::Resuming)?;
+        device.write_state(&[0; 8])
+    }),
+    ("ndma.enter", |device| device.enter_ndma()),
+    ("ndma.leave", |device| {
+        device.enter_ndma()?;
+        device.leave_ndma()
+    }),
+    ("params.get", |device| device.param_get("x").map(|_| ())),
+    ("params.set", |device| device.param_set("x", "1")),
+    ("reset", |device| device.reset()),
+];
+
+fn act_in_c(what: &str, call: &str, act: Act, deadlines: Deadlines) -> Option<InstanceError> {
+    let built = hostile(&[&format!("{what}=\"{call}\""), "NDMA", "PARAMS=1"])?;
+    let plugin = Plugin::open(&built.file).expect("loads");
+    let bed = Bed::new();
+    let device = bed.create_with(&plugin, &[], deadlines).expect("creates");
+    let error = device.set_state(State::Running).and_then(|()| act(&device)).expect_err(call);
+    dead_as(&device, &cause(&error));
+    Some(error)
+}
+
+#[test]
+fn a_fatal_error_of_each_function_in_c() {
+    for (call, act) in IN_C {
+        let Some(error) = act_in_c("FATAL", call, act, generous()) else { return };
+        let text = "(no reason given)".to_owned();
+        assert_eq!(cause(&error), Cause::Fatal { call, text });
+    }
+}
+
+#[test]
+fn no_return_from_each_function_in_c() {
+    for (call, act) in IN_C {
+        let Some(error) = act_in_c("HANG", call, act, short()) else { return };
+        assert_eq!(cause(&error), Cause::Late { call, deadline: short().call });
+    }
+}
+
+/// What the host asks of a new device names itself too.
+#[test]
+fn no_return_from_each_first_call() {
+    for call in ["create", "describe", "region_info", "doorbell_info"] {
+        let Some(built) = hostile(&[&format!("HANG=\"{call}\"")]) else { return };
+        let plugin = Plugin::open(&built.file).expect("loads");
+        let error = Bed::new().create_with(&plugin, &[], short()).expect_err(call);
+        assert_eq!(cause(&error), Cause::Late { call, deadline: short().call });
+        let error = Bed::new().create_with(&plugin, &[], short()).expect_err("still stuck");
+        assert_eq!(cause(&error), Cause::Late { call, deadline: short().call });
+    }
+    for call in ["create", "describe", "region_info", "doorbell_info"] {
+        let Some(built) = hostile(&[&format!("FATAL=\"{call}\"")]) else { return };
+        let plugin = Plugin::open(&built.file).expect("loads");
+        let error = Bed::new().create(&plugin, &[]).expect_err(call);
+        let text = "(no reason given)".to_owned();
+        assert_eq!(cause(&error), Cause::Fatal { call, text });
+    }
+}
+
 #[test]
 fn a_worker_that_panics() {
     let plugin = hostile_rust();
     let bed = Bed::new();
     let neighbour = bed.create(&plugin, &[]).expect("creates");
     neighbour.set_state(State::Running).expect("runs");
-    let device = bed.create(&plugin, &[("fault", "panic:worker")]);
+    let device = bed.create_with(&plugin, &[("fault", "panic:worker")], generous());
     // It may panic before the device is ready.
     let error = match &device {
         Ok(device) => {
@@ -198,6 +328,18 @@ fn a_worker_that_panics() {
     let text = "Worker hostile panicked: worker out of its mind".to_owned();
     assert_eq!(error, Cause::Failed { text });
     alive(&neighbour);
+}
+
+#[test]
+fn a_reset_after_a_workers_panic_makes_the_device_anew() {
+    let plugin = hostile_rust();
+    let bed = Bed::new();
+    let (device, _neighbour) = pair(&bed, &plugin, "panic:worker-once", generous());
+    until("the worker's panic is seen", || device.state() == State::Error);
+    device.reset().expect("resets");
+    device.set_state(State::Running).expect("runs");
+    write64(&device, 0, 0x3000);
+    until("the new worker counts", || bed.u64(0x3000) > 3);
 }
 
 #[test]

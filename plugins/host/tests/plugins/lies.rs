@@ -1,23 +1,11 @@
 //! Impossible answers: each is refused with words that name it, and nothing is believed.
 
-use crate::bed::{Bed, hostile};
+use crate::bed::{Bed, hostile, words};
 use drogher_plugin_host::{Cause, InstanceError, Plugin, Read, State};
-use std::error::Error;
 
 fn load(defines: &[&str]) -> Option<Plugin> {
     let built = hostile(defines)?;
     Some(Plugin::open(&built.file).expect("loads"))
-}
-
-/// The whole chain of an error in one text.
-fn words(error: &InstanceError) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text += &format!(": {error}");
-        source = error.source();
-    }
-    text
 }
 
 #[test]
@@ -113,7 +101,7 @@ fn impossible_statuses_and_lengths() {
 
 #[test]
 fn estimates_may_be_anything() {
-    let Some(plugin) = load(&[]) else { return };
+    let Some(plugin) = load(&["ENDLESS_SIZES"]) else { return };
     let bed = Bed::new();
     let device = bed.create(&plugin, &[]).expect("creates");
     assert_eq!(device.stop_copy_size().expect("a size"), u64::MAX);

@@ -7,3 +7,4 @@ mod gates;
 mod lies;
 mod load;
 mod migrate;
+mod stuck;

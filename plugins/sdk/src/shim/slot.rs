@@ -65,12 +65,15 @@ impl<D: Device> Slot<D> {
         &self.params
     }
 
-    /// A device that panicked is not trusted to reset itself: it is dropped and made anew.
+    /// A device that panicked, also on a worker, is not trusted to reset itself: it is dropped and made
+    /// anew.
     pub(super) fn reset(&mut self) -> i32 {
-        let anew = self.broken.take().is_some();
+        let anew = self.broken.take().is_some() | self.host.take_failed();
         let status = self.run_anyway(|slot| {
             if anew {
                 drop(slot.device.take());
+                // Its workers may have said so once more, on their way out.
+                slot.host.take_failed();
                 slot.device = Some(D::create(slot.host.clone(), &slot.params)?);
             } else {
                 slot.device()?.reset()?;
