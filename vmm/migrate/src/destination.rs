@@ -189,7 +189,7 @@ impl Destination {
             Look::Busy(Some(seen)) if !seen.is_still(self.epoch) => halted(true),
             Look::Busy(_) if last => halted(false),
             Look::Busy(_) => State::Trying { last },
-            Look::Broken => halted(false),
+            Look::Broken(seen) => halted(seen.is_some_and(|seen| !seen.is_still(self.epoch))),
         }
     }
 }

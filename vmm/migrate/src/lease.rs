@@ -25,6 +25,9 @@ use permit::Shared;
 pub use permit::{Permit, Permits};
 pub use record::{LeaseRecord, LeaseState, VmId, VmIdError};
 
+/// Epochs from here on are no lease's of ours.
+const FORGED_EPOCH: u64 = u64::MAX / 2;
+
 /// Why a lease could not be had, or not be changed.
 #[derive(Debug, thiserror::Error)]
 pub enum LeaseError {
@@ -69,6 +72,12 @@ pub enum LeaseError {
     /// The path no longer leads to the file that is open.
     #[error("Lease {path} was replaced or removed while it was in use")]
     Replaced {
+        /// The file.
+        path: PathBuf,
+    },
+    /// Somebody who does not hold it has written to it.
+    #[error("Lease {path} was changed by somebody who does not hold it")]
+    Changed {
         /// The file.
         path: PathBuf,
     },
@@ -149,6 +158,19 @@ impl Lease {
     /// # Errors
     /// [`LeaseError::Held`] if another process has it; others if the file will not do.
     pub fn acquire_new(path: &Path, vm_id: VmId) -> Result<HeldLease, LeaseError> {
+        Self::acquire(path, vm_id, false)
+    }
+
+    /// As [`acquire_new`](Self::acquire_new), for a file that nobody has named: whoever ends the
+    /// guest removes it, see [`LeaseRecord::made`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn acquire_made(path: &Path, vm_id: VmId) -> Result<HeldLease, LeaseError> {
+        Self::acquire(path, vm_id, true)
+    }
+
+    fn acquire(path: &Path, vm_id: VmId, made: bool) -> Result<HeldLease, LeaseError> {
         let (file, identity) = file::open(path, true)?;
         let lease = Self::of(file, identity);
         if !lease.try_lock()? {
@@ -161,9 +183,16 @@ impl Lease {
             content if content.is_empty() => None,
             content => Some(lease.decode(&content)?),
         };
-        let epoch = old.map_or(1, |r| r.epoch.saturating_add(1));
-        let record =
-            LeaseRecord { vm_id, epoch, state: LeaseState::Running, pid: std::process::id() };
+        let epoch = match old.map_or(0, |record| record.epoch) {
+            // So that no number of migrations comes to the end of the numbers.
+            FORGED_EPOCH.. => {
+                let path = lease.shared.identity.path.clone();
+                return Err(LeaseError::NotALease { path, why: "its epoch cannot be" });
+            }
+            epoch => epoch + 1,
+        };
+        let pid = std::process::id();
+        let record = LeaseRecord { vm_id, epoch, state: LeaseState::Running, made, pid };
         file::write(&lease.shared, &record)?;
         lease.shared.open_gate();
         Ok(HeldLease { shared: lease.shared, record })
@@ -292,9 +321,9 @@ impl HeldLease {
     /// every entry into running after a stop, with an epoch above the one in the file.
     ///
     /// # Errors
-    /// If it cannot be written, or would lower the epoch; no permits are lent then.
+    /// If it cannot be written, or would not raise the epoch; no permits are lent then.
     pub fn enter(&mut self, epoch: u64) -> Result<(), LeaseError> {
-        if epoch < self.record.epoch {
+        if epoch <= self.record.epoch {
             return Err(LeaseError::EpochOrder {
                 path: self.shared.identity.path.clone(),
                 from: self.record.epoch,
@@ -313,12 +342,25 @@ impl HeldLease {
         Ok(())
     }
 
-    /// Gives the lock up after all permits are back.
+    /// That the file can judge once the lock is given up: it is still where its path leads to, and
+    /// says what this side has written.
+    fn is_intact(&self) -> Result<(), LeaseError> {
+        file::still_there(&self.shared)?;
+        let path = || self.shared.identity.path.clone();
+        let found = file::read(&self.shared)?.decode();
+        match found {
+            Ok(record) if record == self.record => Ok(()),
+            Ok(_) => Err(LeaseError::Changed { path: path() }),
+            Err(why) => Err(LeaseError::NotALease { path: path(), why }),
+        }
+    }
+
+    /// Gives the lock up after all permits are back, if the file is as it should be.
     ///
     /// # Errors
     /// With the lease, which is still held then.
     pub fn release(self, deadline: Instant) -> Result<Lease, (Self, LeaseError)> {
-        if let Err(error) = self.close(deadline) {
+        if let Err(error) = self.close(deadline).and_then(|()| self.is_intact()) {
             return Err((self, error));
         }
         match file::unlock(&self.shared) {

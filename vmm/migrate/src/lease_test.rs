@@ -88,9 +88,69 @@ fn epochs_only_rise() {
     let mut held = place.held();
     held.enter(5).unwrap();
     assert_eq!(place.open().peek().unwrap().epoch, 5);
-    let error = held.enter(4).unwrap_err();
-    assert!(matches!(error, LeaseError::EpochOrder { from: 5, to: 4, .. }), "{error}");
+    for epoch in [4, 5] {
+        let error = held.enter(epoch).unwrap_err();
+        assert!(matches!(error, LeaseError::EpochOrder { from: 5, .. }), "{error}");
+    }
     assert_eq!(place.open().peek().unwrap().epoch, 5);
+}
+
+#[test]
+fn a_forged_epoch_is_refused_before_numbers_end() {
+    let place = Place::new();
+    let mut held = place.held();
+    held.enter(u64::MAX).unwrap();
+    drop(held);
+    let error = Lease::acquire_new(&place.path(), VM).unwrap_err();
+    assert!(matches!(error, LeaseError::NotALease { .. }), "{error}");
+}
+
+#[test]
+fn it_says_whether_anybody_has_named_its_file() {
+    let place = Place::new();
+    assert!(!place.held().record().made);
+    let mut held = Lease::acquire_made(&place.path(), VM).unwrap();
+    held.enter(9).unwrap();
+    assert!(held.record().made && place.open().peek().unwrap().made);
+}
+
+/// Nobody could say who runs the guest then; so the lock is kept.
+#[test]
+fn a_lease_that_was_tampered_with_is_not_given_up() {
+    let place = Place::new();
+    let tamper: [&dyn Fn(&Path); 4] = [
+        &|path| std::fs::remove_file(path).unwrap(),
+        &|path| std::fs::write(path, "").unwrap(),
+        &|path| std::fs::rename(path, path.with_extension("away")).unwrap(),
+        &|path| {
+            drop(std::fs::rename(path, path.with_extension("old")));
+            drop(Lease::acquire_new(path, VmId([1; 16])).unwrap());
+        },
+    ];
+    for (case, tamper) in tamper.into_iter().enumerate() {
+        let _ = std::fs::remove_file(place.path());
+        let held = place.held();
+        tamper(&place.path());
+        let (mut held, error) = held.release(now()).unwrap_err();
+        assert!(
+            matches!(error, LeaseError::Replaced { .. } | LeaseError::NotALease { .. }),
+            "case {case}: {error}"
+        );
+        // It can go on here.
+        held.enter(held.epoch() + 1).unwrap();
+        drop(held.permits().borrow().unwrap());
+    }
+}
+
+#[test]
+fn a_record_of_somebody_elses_is_noticed() {
+    let place = Place::new();
+    let held = place.held();
+    let mut record = *held.record();
+    record.epoch = 77;
+    file::write(&place.open().shared, &record).unwrap();
+    let (_, error) = held.release(now()).unwrap_err();
+    assert!(matches!(error, LeaseError::Changed { .. }), "{error}");
 }
 
 #[test]

@@ -23,8 +23,10 @@ pub enum Look {
     Taken(Seen),
     /// Somebody else holds it. What its record says, read without the lock, if it could be read.
     Busy(Option<Seen>),
-    /// It cannot be had: replaced, unreadable, or a call failed. It is not held.
-    Broken,
+    /// It cannot be had: replaced, unreadable, or a call failed. It is not held. If its file was
+    /// replaced or removed, and nobody holds that file any more: what its record says. Nobody can
+    /// enter running through it.
+    Broken(Option<Seen>),
 }
 
 /// What the lease's record says, as far as the handover is concerned.
@@ -129,7 +131,7 @@ pub enum Verdict {
     },
     /// It runs here.
     Stays,
-    /// It was taken over and is gone.
+    /// It was taken over and is gone, or another VM has taken the lease.
     Lost,
     /// It was taken over and has ended in an orderly way.
     Ended,
@@ -243,8 +245,15 @@ impl Source {
             // The lease decides, and under its lock: nobody has run since, and nobody else will.
             Look::Taken(seen) if seen.is_still(self.epoch) => State::Entering,
             Look::Taken(_) if mutant!("epoch-not-compared") => State::Entering,
-            Look::Taken(seen) if seen.same_vm && seen.ended => State::Done(Verdict::Ended),
+            Look::Taken(seen) | Look::Busy(Some(seen)) | Look::Broken(Some(seen))
+                if seen.same_vm && seen.ended =>
+            {
+                State::Done(Verdict::Ended)
+            }
             Look::Taken(_) => State::Done(Verdict::Lost),
+            // Another VM has it: the destination does not, and this side never will.
+            Look::Busy(Some(seen)) if !seen.same_vm => State::Done(Verdict::Lost),
+            Look::Broken(Some(seen)) if !seen.is_still(self.epoch) => State::Done(Verdict::Lost),
             Look::Busy(seen) => {
                 // Taken over. Its holder may be dying: its lock goes last, so wait and see.
                 let raised = raised || seen.is_some_and(|seen| !seen.is_still(self.epoch));
@@ -254,8 +263,8 @@ impl Source {
                     (true, false) => State::Done(Verdict::Halted),
                 }
             }
-            Look::Broken if raised => moved,
-            Look::Broken => State::Done(Verdict::Halted),
+            Look::Broken(_) if raised => moved,
+            Look::Broken(_) => State::Done(Verdict::Halted),
         }
     }
 

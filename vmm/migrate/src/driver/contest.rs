@@ -39,7 +39,7 @@ impl Holding {
     /// Tries to take it; `error` tells why it is broken, if it is.
     pub(super) fn look(&mut self, error: &mut Option<LeaseError>) -> Look {
         match std::mem::replace(&mut self.hand, Hand::Empty) {
-            Hand::Empty => Look::Broken,
+            Hand::Empty => Look::Broken(None),
             Hand::Held(held) => {
                 let seen = self.seen(held.record());
                 self.hand = Hand::Held(held);
@@ -57,9 +57,13 @@ impl Holding {
                     Look::Busy(seen)
                 }
                 Err((lease, why)) => {
+                    // Found out under the lock of the file that is open: nobody else has it.
+                    let unheld = matches!(why, LeaseError::Replaced { .. });
+                    let seen = lease.peek().ok().filter(|_| unheld);
+                    let seen = seen.map(|record| self.seen(&record));
                     self.hand = Hand::Free(lease);
                     *error = Some(why);
-                    Look::Broken
+                    Look::Broken(seen)
                 }
             },
         }

@@ -8,7 +8,8 @@
 //! | 16 | 16 | id of the VM |
 //! | 32 | 8 | epoch |
 //! | 40 | 4 | process id of the last who entered running, for messages |
-//! | 44 | 16 | zero |
+//! | 44 | 4 | 1 if nobody has named the file, else 0 |
+//! | 48 | 12 | zero |
 //! | 60 | 4 | CRC-32 of all before |
 
 use std::fmt;
@@ -31,7 +32,7 @@ impl VmId {
     /// A new one, from the kernel's random numbers.
     ///
     /// # Errors
-    /// If `/dev/urandom` cannot be read.
+    /// If the kernel has none.
     pub fn random() -> std::io::Result<Self> {
         let mut bytes = [0; 16];
         let flags = rustix::rand::GetRandomFlags::empty();
@@ -105,6 +106,8 @@ pub struct LeaseRecord {
     pub epoch: u64,
     /// Whether it has ended.
     pub state: LeaseState,
+    /// Nobody has named the file: whoever ends the guest removes it.
+    pub made: bool,
     /// The process that entered running last. For messages: process ids are used again.
     pub pid: u32,
 }
@@ -116,13 +119,14 @@ impl LeaseRecord {
             LeaseState::Running => 1,
             LeaseState::Ended => 2,
         };
-        let fields: [(usize, &[u8]); 6] = [
+        let fields: [(usize, &[u8]); 7] = [
             (0, &MAGIC),
             (8, &VERSION.to_le_bytes()),
             (12, &state.to_le_bytes()),
             (16, &self.vm_id.0),
             (32, &self.epoch.to_le_bytes()),
             (40, &self.pid.to_le_bytes()),
+            (44, &u32::from(self.made).to_le_bytes()),
         ];
         for (at, field) in fields {
             if let Some(place) = bytes.get_mut(at..at + field.len()) {
@@ -152,7 +156,13 @@ impl LeaseRecord {
             2 => LeaseState::Ended,
             _ => return Err("its state is unknown"),
         };
+        let made = match u32_at(44) {
+            0 => false,
+            1 => true,
+            _ => return Err("its flags are unknown"),
+        };
         Ok(Self {
+            made,
             vm_id: VmId(field(bytes, 16)),
             epoch: u64::from_le_bytes(field(bytes, 32)),
             state,
