@@ -136,13 +136,26 @@ impl Vm {
         args: &[&str],
         env: &[(&str, &str)],
     ) -> Result<Self> {
+        let mut command = Command::new(binary);
+        command.args(args).args(["--console", "stdio"]);
+        command.env_remove("DROGHER_TEST_HOOK").envs(env.iter().copied());
+        Self::start_by(command, place, name, |_| {})
+    }
+
+    /// The same with any command that ends in arguments of `run` or `receive`; `change` has the last
+    /// word.
+    pub fn start_by(
+        mut command: Command,
+        place: &Place,
+        name: &str,
+        change: impl FnOnce(&mut Command),
+    ) -> Result<Self> {
         let control = place.path(&format!("{name}.control"));
         let console = place.path(&format!("{name}.console"));
         let stderr = place.path(&format!("{name}.stderr"));
-        let mut command = Command::new(binary);
-        command.args(args).arg("--control").arg(&control).args(["--console", "stdio"]);
-        command.env_remove("DROGHER_TEST_HOOK").envs(env.iter().copied()).stdin(Stdio::piped());
+        command.arg("--control").arg(&control).stdin(Stdio::piped());
         command.stdout(File::create(&console)?).stderr(File::create(&stderr)?);
+        change(&mut command);
         let child = command.spawn()?;
         Ok(Self { name: name.to_owned(), control, console, stderr, child })
     }

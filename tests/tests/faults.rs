@@ -187,6 +187,8 @@ fn source_killed() -> Result<()> {
         ensure!(migration.code == Some(1), "{phase}: {migration:?}");
         case.source.expect_killed()?;
         match phase {
+            // It has not even greeted: the destination waits on for a source.
+            Phase::Setup => ensure!(case.destination.is_alive()?, "{phase}: it waits"),
             // READY has come: the destination has everything, and the lease is free.
             Phase::Commit => ensure!(!case.one_runs(DECIDED)?, "{phase}: the destination runs"),
             // All was sent, and READY may have been on its way: both are right.

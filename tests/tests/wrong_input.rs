@@ -5,6 +5,7 @@ use std::os::unix::net::UnixStream;
 use std::process::Output;
 
 use anyhow::{Context, Result, ensure};
+use drogher_migrate::wire::MAGIC;
 use drogher_tests::{LOAD, Migration, Place, bin_folder, drogher, kvm};
 
 /// Runs a command that has to fail, and returns its standard error.
@@ -132,7 +133,7 @@ fn a_stream_of_noise_is_refused() -> Result<()> {
             })
             .collect();
         // It may hang up before it has read all.
-        let _ = stream.write_all(&noise);
+        let _ = stream.write_all(&MAGIC).and_then(|()| stream.write_all(&noise));
         drop(stream);
         receiver.expect_exit(1)?;
         let said = receiver.stderr();

@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use drogher_control::config::Partial;
+use drogher_control::config::{ConfigError, Partial, check_cpus, parse_memory, parse_unix_address};
+use drogher_machine::device::DeviceSpec;
 
 /// A minimal KVM VMM whose guests, with devices that do DMA, migrate live between processes.
 #[derive(Debug, Parser)]
@@ -56,13 +57,13 @@ pub struct RunArgs {
     #[arg(long, value_name = "STR", allow_hyphen_values = true)]
     pub cmdline: Option<String>,
     /// Guest RAM [default: 256M].
-    #[arg(long, value_name = "SIZE")]
+    #[arg(long, value_name = "SIZE", value_parser = memory)]
     pub memory: Option<String>,
     /// Number of vCPUs, 1 to 4 [default: 1].
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = cpus)]
     pub cpus: Option<u8>,
     /// A device: a plugin's name or file, and its parameters; may be given several times.
-    #[arg(long = "device", value_name = "NAME|FILE.so[,key=value]...")]
+    #[arg(long = "device", value_name = "NAME|FILE.so[,key=value]...", value_parser = device)]
     pub devices: Vec<String>,
     /// Listen here for `status`, `migrate` and the like.
     #[arg(long, value_name = "SOCK")]
@@ -100,7 +101,7 @@ impl RunArgs {
 #[derive(Debug, Args)]
 pub struct ReceiveArgs {
     /// Wait for the source here.
-    #[arg(long, value_name = "unix:PATH")]
+    #[arg(long, value_name = "unix:PATH", value_parser = address)]
     pub listen: String,
     /// Listen here for `status`, `migrate` and the like.
     #[arg(long, value_name = "SOCK")]
@@ -112,13 +113,13 @@ pub struct ReceiveArgs {
     #[arg(long, value_name = "stdio|FILE|none", default_value = "stdio")]
     pub console: String,
     /// Refuse a guest with another amount of RAM.
-    #[arg(long, value_name = "SIZE")]
+    #[arg(long, value_name = "SIZE", value_parser = memory)]
     pub memory: Option<String>,
     /// Refuse a guest with another number of vCPUs.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = cpus)]
     pub cpus: Option<u8>,
     /// Refuse a guest with other devices or parameters; once for each device, in order.
-    #[arg(long = "device", value_name = "NAME[,key=value]...")]
+    #[arg(long = "device", value_name = "NAME[,key=value]...", value_parser = device)]
     pub devices: Vec<String>,
     /// Look for plugins here too, after the folder of this binary.
     #[arg(long = "plugin-path", value_name = "DIR")]
@@ -141,7 +142,7 @@ pub struct MigrateArgs {
     #[arg(long, value_name = "SOCK")]
     pub control: PathBuf,
     /// Where the destination listens.
-    #[arg(long, value_name = "unix:PATH")]
+    #[arg(long, value_name = "unix:PATH", value_parser = address)]
     pub to: String,
     /// Switch over once the forecast downtime is at most this [default: 50].
     #[arg(long, value_name = "N")]
@@ -186,12 +187,31 @@ pub enum PluginCommand {
 #[derive(Debug, Args)]
 pub struct DemoArgs {
     /// Guest RAM.
-    #[arg(long, value_name = "SIZE", default_value = "256M")]
+    #[arg(long, value_name = "SIZE", value_parser = memory, default_value = "256M")]
     pub memory: String,
     /// Number of vCPUs.
-    #[arg(long, value_name = "N", default_value_t = 1)]
+    #[arg(long, value_name = "N", value_parser = cpus, default_value_t = 1)]
     pub cpus: u8,
     /// Keep the folder with sockets and consoles.
     #[arg(long)]
     pub keep: bool,
+}
+
+// Checks of single values, so that a wrong one is an error of the command line.
+
+fn memory(text: &str) -> Result<String, ConfigError> {
+    parse_memory(text).map(|_| text.to_owned())
+}
+
+fn cpus(text: &str) -> Result<u8, ConfigError> {
+    check_cpus(text.parse().map_err(|_| ConfigError::Number(text.to_owned()))?)
+}
+
+fn device(text: &str) -> Result<String, ConfigError> {
+    text.parse::<DeviceSpec>()?;
+    Ok(text.to_owned())
+}
+
+fn address(text: &str) -> Result<String, ConfigError> {
+    parse_unix_address(text).map(|_| text.to_owned())
 }

@@ -1,9 +1,11 @@
 //! `drogher demo`: two processes of this binary, a guest under load, one live migration.
 
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
@@ -14,9 +16,14 @@ use drogher_probe::{Console, Line};
 
 use crate::args::DemoArgs;
 use crate::progress::{Progress, millis, table};
+use crate::signals::{DIE_WITH, stop_flag};
+use crate::words;
 
 /// How long anything that the demo waits for may take.
 const DEADLINE: Duration = Duration::from_secs(30);
+
+/// Exit status of a demo that a signal has ended.
+const INTERRUPTED: u8 = 130;
 
 /// Status lines of the guest to see before the move, and after it.
 const LINES_BEFORE: u64 = 3;
@@ -25,21 +32,26 @@ const LINES_AFTER: u64 = 3;
 /// `drogher demo`.
 pub fn demo(args: &DemoArgs) -> anyhow::Result<u8> {
     let folder = tempfile::Builder::new().prefix("drogher-demo-").tempdir()?;
-    let result = play(args, folder.path());
+    let stop = stop_flag()?;
+    let result = play(args, folder.path(), &stop);
+    if stop.load(Ordering::Acquire) && result.is_err() {
+        words::say("the demo was ended, and its processes with it");
+        return Ok(INTERRUPTED);
+    }
     if args.keep || result.is_err() {
-        eprintln!("sockets and consoles are kept in {}", folder.keep().display());
+        words::note(format_args!("sockets and consoles are kept in {}", folder.keep().display()));
     }
     result
 }
 
-fn play(args: &DemoArgs, folder: &Path) -> anyhow::Result<u8> {
+fn play(args: &DemoArgs, folder: &Path, stop: &Arc<AtomicBool>) -> anyhow::Result<u8> {
     let place = |name: &str| folder.join(name);
     let listen = format!("unix:{}", place("stream").display());
     let load = format!("ws=64M rate=4000 dma=on dma_rate=500 vcpus={}", args.cpus);
 
     say("1. a guest boots in a first process: it writes 4000 pages/s over 64 MiB, and an emulated");
     say("   ndma device does 500 DMA descriptors/s to its memory; the guest checks every byte");
-    let mut first = Process::start("first", folder, |command| {
+    let mut first = Process::start("first", folder, stop, |command| {
         command.args(["run", "--kernel", "probe", "--device", "ndma", "--cmdline", &load]);
         command.args(["--memory", &args.memory, "--cpus", &args.cpus.to_string()]);
         command.arg("--lease").arg(place("lease"));
@@ -47,11 +59,11 @@ fn play(args: &DemoArgs, folder: &Path) -> anyhow::Result<u8> {
     first.watch(LINES_BEFORE)?;
 
     say("2. a second process waits for it, and the guest moves, running, from one to the other");
-    let mut second = Process::start("second", folder, |command| {
+    let mut second = Process::start("second", folder, stop, |command| {
         command.args(["receive", "--listen", &listen]);
     })?;
     second.wait_for(&place("stream"))?;
-    let report = migrate(&first.control, &listen)?;
+    let report = migrate(&first.control, &listen, stop)?;
     let left = first.exit(DEADLINE)?;
     ensure!(left == Some(0), "the first process ended with status {left:?}, not 0");
 
@@ -72,11 +84,11 @@ fn play(args: &DemoArgs, folder: &Path) -> anyhow::Result<u8> {
 }
 
 fn say(text: &str) {
-    println!("{text}");
-    let _ = std::io::stdout().flush();
+    // The demo goes on, and cleans up, whether or not anybody reads.
+    let _ = words::print(format_args!("{text}\n"));
 }
 
-fn migrate(control: &Path, listen: &str) -> anyhow::Result<Report> {
+fn migrate(control: &Path, listen: &str, stop: &AtomicBool) -> anyhow::Result<Report> {
     let request = MigrateRequest {
         to: listen.to_owned(),
         downtime_ms: None,
@@ -86,9 +98,18 @@ fn migrate(control: &Path, listen: &str) -> anyhow::Result<Report> {
     };
     let mut progress = Progress::new(std::io::stdout());
     let mut end = None;
-    Client::new(control).post_lines("/v1/migrate", &request, |line: MigrateLine| match line {
-        MigrateLine::Outcome { outcome, message, report } => end = Some((outcome, message, report)),
-        line => progress.show(&line),
+    let client = Client::new(control);
+    client.post_lines("/v1/migrate", &request, |line: MigrateLine| {
+        if stop.load(Ordering::Acquire) {
+            // A migration that can't be aborted any more ends by itself.
+            let _ = client.post::<_, serde_json::Value>("/v1/abort", &serde_json::json!({}));
+        }
+        match line {
+            MigrateLine::Outcome { outcome, message, report } => {
+                end = Some((outcome, message, report));
+            }
+            line => progress.show(&line),
+        }
     })?;
     match end {
         Some((Outcome::Moved, _, report)) => Ok(*report),
@@ -118,12 +139,14 @@ struct Process {
     control: PathBuf,
     output: File,
     console: Console,
+    stop: Arc<AtomicBool>,
 }
 
 impl Process {
     fn start(
         name: &'static str,
         folder: &Path,
+        stop: &Arc<AtomicBool>,
         arguments: impl FnOnce(&mut Command),
     ) -> anyhow::Result<Self> {
         let control = folder.join(format!("{name}.control"));
@@ -133,9 +156,17 @@ impl Process {
         arguments(&mut command);
         command.arg("--control").arg(&control).arg("--console").arg(&console);
         command.stdin(Stdio::null()).stdout(Stdio::null());
+        command.env(DIE_WITH, std::process::id().to_string());
         let child = command.spawn().with_context(|| format!("the {name} process"))?;
         let output = File::open(&console)?;
-        Ok(Self { name, child, control, output, console: Console::default() })
+        let stop = Arc::clone(stop);
+        Ok(Self { name, child, control, output, console: Console::default(), stop })
+    }
+
+    /// Fails once somebody has asked for the end of the demo.
+    fn go_on(&self) -> anyhow::Result<()> {
+        ensure!(!self.stop.load(Ordering::Acquire), "the demo was ended");
+        Ok(())
     }
 
     /// Shows the guest's lines until there were `lines` more status lines.
@@ -144,6 +175,7 @@ impl Process {
         let goal = self.console.status_lines() + lines;
         while self.console.status_lines() < goal {
             ensure!(Instant::now() < end, "the guest in the {} process says nothing", self.name);
+            self.go_on()?;
             if let Some(status) = self.child.try_wait()? {
                 bail!("the {} process ended early: {status}", self.name);
             }
@@ -171,6 +203,7 @@ impl Process {
         let end = Instant::now() + DEADLINE;
         while !path.exists() {
             ensure!(Instant::now() < end, "the {} process is not ready", self.name);
+            self.go_on()?;
             if let Some(status) = self.child.try_wait()? {
                 bail!("the {} process ended early: {status}", self.name);
             }
@@ -187,6 +220,7 @@ impl Process {
                 return Ok(status.code());
             }
             ensure!(Instant::now() < end, "the {} process does not end", self.name);
+            self.go_on()?;
             std::thread::sleep(Duration::from_millis(5));
         }
     }

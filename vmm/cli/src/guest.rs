@@ -5,11 +5,13 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use drogher_control::config::Console;
 use drogher_control::process::{Process, ProcessControl};
 use drogher_control::server::Server;
 use drogher_machine::console::ConsoleConfig;
+
+use crate::words;
 
 /// How long answers on the control socket may take to leave when the process ends.
 const LAST_WORDS: Duration = Duration::from_secs(2);
@@ -37,6 +39,18 @@ pub fn plugin_dirs(more: &[PathBuf]) -> anyhow::Result<Vec<PathBuf>> {
     Ok(own.into_iter().chain(more.iter().cloned()).collect())
 }
 
+/// A lease's absolute path. It goes to the other side as JSON, so it has to be UTF-8.
+pub fn lease_path(path: &Path) -> anyhow::Result<PathBuf> {
+    let path = std::path::absolute(path)?;
+    ensure!(
+        path.to_str().is_some(),
+        "The path of the lease {} is not UTF-8, and could not be told to the other side of a \
+         migration; name another file with --lease",
+        path.display()
+    );
+    Ok(path)
+}
+
 /// The machine's word for a console.
 pub fn console(console: &Console) -> ConsoleConfig {
     match console {
@@ -50,6 +64,6 @@ pub fn console(console: &Console) -> ConsoleConfig {
 /// exit status.
 pub fn supervise(process: &Process, stop: &AtomicBool) -> u8 {
     let end = process.supervise(stop);
-    eprintln!("drogher: {}", end.message);
+    words::say(&end.message);
     end.code
 }

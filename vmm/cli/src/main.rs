@@ -1,5 +1,7 @@
 //! `drogher`: boots test guests with plugin devices, and moves them, running, between processes.
 #![forbid(unsafe_code)]
+// `words` says things, and cannot fail or panic.
+#![deny(clippy::print_stdout, clippy::print_stderr)]
 
 mod args;
 mod demo;
@@ -11,8 +13,11 @@ mod receive;
 mod requests;
 mod run;
 mod signals;
+mod waiting;
+mod words;
 
 use std::io::Write;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use clap::Parser;
@@ -30,17 +35,34 @@ fn main() -> ! {
             tracing_subscriber::EnvFilter::try_from_env("DROGHER_LOG")
                 .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn")),
         )
-        .with_writer(std::io::stderr)
+        .with_writer(|| words::Stderr)
+        .log_internal_errors(false)
         .without_time()
         .with_target(false)
         .init();
     // Plugins are loaded before there is a guest. While the loading of one hangs, no code can rely on
     // coming back here.
     if let Err(error) = end_if_loading_hangs(ORDERLY_END, 1) {
-        eprintln!("drogher: Cannot start a thread: {error}");
+        words::say(format_args!("Cannot start a thread: {error}"));
         exit_now(1);
     }
-    let result = match cli.command {
+    // Nothing of a command is used after its panic.
+    let result = catch_unwind(AssertUnwindSafe(|| execute(cli.command)));
+    let result = result.unwrap_or_else(|_| Err(anyhow::anyhow!("Internal error, as said above")));
+    let code = result.unwrap_or_else(|error| {
+        words::say(format_args!("{error:#}"));
+        1
+    });
+    Plugin::deinit_all();
+    let _ = std::io::stdout().flush();
+    // Not by returning: a plugin that is stuck, or whose destructors are, would keep the process.
+    exit_now(code)
+}
+
+fn execute(command: Command) -> anyhow::Result<u8> {
+    signals::survive_file_limit()?;
+    signals::die_with_parent()?;
+    match command {
         Command::Run(args) => run::run(*args),
         Command::Receive(args) => receive::receive(&args),
         Command::Migrate(args) => migrate::migrate(&args),
@@ -51,13 +73,5 @@ fn main() -> ! {
         Command::Shutdown(args) => requests::post(&args, "/v1/shutdown"),
         Command::Plugin(PluginCommand::Info { file }) => plugin::info(&file),
         Command::Demo(args) => demo::demo(&args),
-    };
-    let code = result.unwrap_or_else(|error| {
-        eprintln!("drogher: {error:#}");
-        1
-    });
-    Plugin::deinit_all();
-    let _ = std::io::stdout().flush();
-    // Not by returning: a plugin that is stuck, or whose destructors are, would keep the process.
-    exit_now(code)
+    }
 }

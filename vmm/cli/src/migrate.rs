@@ -1,16 +1,16 @@
 //! `drogher migrate`: asks a process to move its guest, and shows how it goes.
 
+use anyhow::Context;
 use drogher_control::api::{MigrateLine, MigrateRequest, Outcome};
 use drogher_control::client::Client;
 use drogher_control::config::parse_unix_address;
 use drogher_migrate::options;
 
 use crate::args::{MigrateArgs, TimeoutStrategy};
-use crate::progress;
+use crate::{progress, words};
 
 /// `drogher migrate`; 0 only if the guest runs at the destination.
 pub fn migrate(args: &MigrateArgs) -> anyhow::Result<u8> {
-    parse_unix_address(&args.to)?;
     let request = MigrateRequest {
         to: absolute(&args.to)?,
         downtime_ms: args.downtime_ms,
@@ -23,9 +23,11 @@ pub fn migrate(args: &MigrateArgs) -> anyhow::Result<u8> {
     };
     let mut code = None;
     let mut progress = progress::Progress::new(std::io::stderr());
+    // The end of the migration is waited for whether or not anybody reads.
+    let mut read = true;
     Client::new(&args.control).post_lines("/v1/migrate", &request, |line: serde_json::Value| {
-        if args.json {
-            println!("{line}");
+        if args.json && read {
+            read = words::print(format_args!("{line}\n")).is_ok();
         }
         let Ok(line) = serde_json::from_value::<MigrateLine>(line) else { return };
         if let MigrateLine::Outcome { outcome, .. } = &line {
@@ -48,6 +50,9 @@ pub fn migrate(args: &MigrateArgs) -> anyhow::Result<u8> {
 
 /// The source may have another working folder than we have.
 fn absolute(address: &str) -> anyhow::Result<String> {
-    let path = parse_unix_address(address)?;
-    Ok(format!("unix:{}", std::path::absolute(path)?.display()))
+    let path = std::path::absolute(parse_unix_address(address)?)?;
+    let text = path.to_str().with_context(|| {
+        format!("{} is not UTF-8; name the destination by another path", path.display())
+    })?;
+    Ok(format!("unix:{text}"))
 }

@@ -5,17 +5,18 @@ use drogher_control::client::Client;
 use drogher_migrate::status::MigrationStatus;
 
 use crate::args::ControlArgs;
+use crate::words;
 
 /// `drogher status`.
 pub fn status(args: &ControlArgs) -> anyhow::Result<u8> {
     let client = Client::new(&args.control);
     if args.json {
         let status: serde_json::Value = client.get("/v1/status")?;
-        println!("{}", serde_json::to_string_pretty(&status)?);
+        words::print(serde_json::to_string_pretty(&status)? + "\n")?;
         return Ok(0);
     }
     let status: Status = client.get("/v1/status")?;
-    print!("{}", render(&status));
+    words::print(render(&status))?;
     Ok(0)
 }
 
@@ -24,9 +25,9 @@ pub fn post(args: &ControlArgs, path: &str) -> anyhow::Result<u8> {
     let answer: serde_json::Value =
         Client::new(&args.control).post(path, &serde_json::json!({}))?;
     if args.json {
-        println!("{answer}");
+        words::print(format_args!("{answer}\n"))?;
     } else if let Some(done) = answer.get("done").and_then(serde_json::Value::as_str) {
-        eprintln!("{done}");
+        words::note(done);
     }
     Ok(0)
 }
@@ -34,6 +35,7 @@ pub fn post(args: &ControlArgs, path: &str) -> anyhow::Result<u8> {
 fn render(status: &Status) -> String {
     let vm = &status.vm;
     let state = match vm.state {
+        GuestState::Starting => "starting",
         GuestState::Waiting => "waiting for a guest to arrive",
         GuestState::Incoming => "a guest is arriving",
         GuestState::Running => "running",

@@ -9,8 +9,9 @@ use drogher_control::lease_path;
 use drogher_control::process::Process;
 use drogher_machine::boot;
 use drogher_machine::machine::{Devices, Machine, MachineConfig};
-use drogher_machine::migration::Guest;
-use drogher_migrate::{Lease, VmId};
+use drogher_machine::migration::{Guest, TestHooks};
+use drogher_migrate::error::chain;
+use drogher_migrate::{HeldLease, Lease, VmId};
 
 use crate::args::RunArgs;
 use crate::guest;
@@ -22,14 +23,16 @@ pub fn run(args: RunArgs) -> anyhow::Result<u8> {
         None => Partial::default(),
     };
     let config = file.overridden_by(args.into_partial()).complete()?;
+    // Wrong ones show now, and not when a migration begins.
+    TestHooks::from_env()?;
     let stop = crate::signals::stop_flag()?;
     let kernel = KernelFiles::read(&config)?;
     let vm_id = VmId::random().context("Cannot draw a VM id")?;
     let lease_path = match &config.lease {
-        Some(path) => std::path::absolute(path)?,
-        None => lease_path::of(vm_id)?,
+        Some(path) => guest::lease_path(path)?,
+        None => guest::lease_path(&lease_path::of(vm_id)?)?,
     };
-    let process = Process::new();
+    let process = Process::starting();
     let _server = guest::serve(config.control.as_deref(), &process)?;
     let machine = Machine::create(MachineConfig {
         memory_bytes: config.memory_bytes,
@@ -41,11 +44,27 @@ pub fn run(args: RunArgs) -> anyhow::Result<u8> {
     })?;
     kernel.load(&machine, &config.cmdline)?;
     // Last of all, so that a process that dies gives it up last: after its memory has gone.
-    let lease = Lease::acquire_new(&lease_path, vm_id)?;
+    let lease = match &config.lease {
+        Some(_) => Lease::acquire_new(&lease_path, vm_id)?,
+        None => Lease::acquire_made(&lease_path, vm_id)?,
+    };
     let guest = Guest::new(machine, vm_id, lease.identity().path.clone());
-    guest.start(&lease.permits(), false)?;
+    if let Err(error) = guest.start(&lease.permits(), false) {
+        // What has started of it is stopped, as far as it can be.
+        let _ = guest.end();
+        give_up(lease);
+        return Err(error.into());
+    }
     process.adopt(Arc::clone(&guest), lease);
     Ok(guest::supervise(&process, &stop))
+}
+
+/// Nothing ran under this lease: it is left as after a guest that has ended.
+fn give_up(lease: HeldLease) {
+    let remove = lease.record().made;
+    if let Err(error) = lease.finish(remove) {
+        tracing::warn!("{}", chain(&error));
+    }
 }
 
 /// What to boot, in memory.
@@ -61,10 +80,7 @@ impl KernelFiles {
             Kernel::Probe => (Path::new("probe"), None),
             Kernel::File(path) => (path.as_path(), Some(boot::read_kernel(path)?)),
         };
-        let read = |path: &PathBuf| {
-            std::fs::read(path)
-                .with_context(|| format!("Cannot read the initrd {}", path.display()))
-        };
+        let read = |path: &PathBuf| boot::read_file("initrd", path, config.memory_bytes);
         let initrd = config.initrd.as_ref().map(read).transpose()?;
         Ok(Self { name: name.to_owned(), elf, initrd })
     }
@@ -84,5 +100,21 @@ impl KernelFiles {
             initrd: self.initrd.as_deref(),
         })?;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_guest_that_did_not_start_leaves_no_lease_that_nobody_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let (made, named) = (folder.path().join("made"), folder.path().join("named"));
+        give_up(Lease::acquire_made(&made, VmId([1; 16])).unwrap());
+        assert!(!made.exists());
+        give_up(Lease::acquire_new(&named, VmId([1; 16])).unwrap());
+        let record = Lease::open(&named).unwrap().peek().unwrap();
+        assert_eq!(record.state, drogher_migrate::LeaseState::Ended);
     }
 }

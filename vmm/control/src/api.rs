@@ -21,6 +21,8 @@ impl<E: std::error::Error> From<E> for Refusal {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum GuestState {
+    /// There is none yet: the process is about to boot one.
+    Starting,
     /// There is none yet: the process waits for one to arrive.
     Waiting,
     /// One is arriving.

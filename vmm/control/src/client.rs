@@ -9,6 +9,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::http::{self, HttpError};
+use crate::socket;
 
 /// How long an ordinary answer may take.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(15);
@@ -81,7 +82,7 @@ impl Client {
         body: Option<&B>,
     ) -> Result<T, ClientError> {
         let mut stream = self.connect()?;
-        http::send_request(&mut stream, method, path, body)?;
+        request(&mut stream, method, path, body)?;
         let head = http::read_response_head(&mut stream, ANSWER_DEADLINE)?;
         let body = http::read_body(&mut stream, head.rest, head.content_length, ANSWER_DEADLINE)?;
         if head.status != 200 {
@@ -101,7 +102,7 @@ impl Client {
         mut each: impl FnMut(T),
     ) -> Result<(), ClientError> {
         let mut stream = self.connect()?;
-        http::send_request(&mut stream, "POST", path, Some(body))?;
+        request(&mut stream, "POST", path, Some(body))?;
         let head = http::read_response_head(&mut stream, LINE_DEADLINE)?;
         if head.status != 200 {
             let body =
@@ -118,10 +119,28 @@ impl Client {
     }
 
     fn connect(&self) -> Result<UnixStream, ClientError> {
-        let stream = UnixStream::connect(&self.path)
+        let stream = socket::connect(&self.path, socket::CONNECT_DEADLINE, || false)
             .map_err(|source| ClientError::Connect { path: self.path.clone(), source })?;
         stream.set_write_timeout(Some(ANSWER_DEADLINE)).map_err(ClientError::BrokeOff)?;
         Ok(stream)
+    }
+}
+
+/// Sends a request. A server that hangs up on it may have said why before.
+fn request<B: Serialize>(
+    stream: &mut UnixStream,
+    method: &str,
+    path: &str,
+    body: Option<&B>,
+) -> Result<(), HttpError> {
+    use std::io::ErrorKind::{BrokenPipe, ConnectionReset};
+    match http::send_request(stream, method, path, body) {
+        Err(HttpError::Io { source, .. })
+            if matches!(source.kind(), BrokenPipe | ConnectionReset) =>
+        {
+            Ok(())
+        }
+        other => other,
     }
 }
 

@@ -2,6 +2,8 @@
 //!
 //! Flags win over the file, field by field; `devices` are added to the file's.
 
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use drogher_machine::device::{DeviceSpec, SpecError};
@@ -15,6 +17,9 @@ const MEMORY_UNIT_BYTES: u64 = 2 << 20;
 
 /// Smallest guest RAM: the probe and its page tables need this much.
 pub const MEMORY_BYTES_MIN: u64 = 16 << 20;
+
+/// Longest configuration file: 1 MiB.
+const FILE_BYTES_MAX: u64 = 1 << 20;
 
 /// Most vCPUs that a VM may have.
 pub const CPUS_MAX: u8 = 4;
@@ -31,6 +36,9 @@ pub enum ConfigError {
         #[source]
         source: std::io::Error,
     },
+    /// The file is longer than any configuration.
+    #[error("The configuration file {0} has more than {FILE_BYTES_MAX} bytes")]
+    TooLong(PathBuf),
     /// The file is no TOML, or has an unknown or mistyped key.
     #[error("The configuration file {path} is not valid")]
     Parse {
@@ -49,6 +57,9 @@ pub enum ConfigError {
     /// The number of vCPUs is out of range.
     #[error("{0} vCPUs: 1 to {CPUS_MAX} are possible")]
     Cpus(u8),
+    /// A number of vCPUs is no such number.
+    #[error("{0:?} is no number of vCPUs: 1 to {CPUS_MAX} are possible")]
+    Number(String),
     /// A device can't be understood.
     #[error(transparent)]
     Device(#[from] SpecError),
@@ -132,8 +143,13 @@ impl Partial {
     /// # Errors
     /// When it can't be read, or has an unknown or mistyped key.
     pub fn from_file(path: &Path) -> Result<Self, ConfigError> {
-        let text = std::fs::read_to_string(path)
+        let mut text = String::new();
+        File::open(path)
+            .and_then(|file| file.take(FILE_BYTES_MAX + 1).read_to_string(&mut text))
             .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+        if text.len() as u64 > FILE_BYTES_MAX {
+            return Err(ConfigError::TooLong(path.to_owned()));
+        }
         toml::from_str(&text).map_err(|source| ConfigError::Parse {
             path: path.to_owned(),
             source: Box::new(source),
@@ -165,16 +181,10 @@ impl Partial {
     /// When a value is out of its range or has the wrong form.
     pub fn complete(self) -> Result<VmConfig, ConfigError> {
         let memory_bytes = match &self.memory {
-            Some(text) => parse_size(text)?,
+            Some(text) => parse_memory(text)?,
             None => MEMORY_BYTES_DEFAULT,
         };
-        if memory_bytes < MEMORY_BYTES_MIN || !memory_bytes.is_multiple_of(MEMORY_UNIT_BYTES) {
-            return Err(ConfigError::Memory(memory_bytes));
-        }
-        let cpus = self.cpus.unwrap_or(1);
-        if !(1..=CPUS_MAX).contains(&cpus) {
-            return Err(ConfigError::Cpus(cpus));
-        }
+        let cpus = check_cpus(self.cpus.unwrap_or(1))?;
         Ok(VmConfig {
             kernel: self.kernel.as_deref().map(Kernel::from).unwrap_or_default(),
             initrd: self.initrd,
@@ -237,6 +247,26 @@ pub fn parse_size(text: &str) -> Result<u64, ConfigError> {
     };
     let number: u64 = number.parse().map_err(|_| bad())?;
     number.checked_mul(1 << shift).ok_or_else(bad)
+}
+
+/// Parses an amount of guest RAM.
+///
+/// # Errors
+/// When it is no size, too small, or no multiple of 2 MiB.
+pub fn parse_memory(text: &str) -> Result<u64, ConfigError> {
+    let bytes = parse_size(text)?;
+    if bytes < MEMORY_BYTES_MIN || !bytes.is_multiple_of(MEMORY_UNIT_BYTES) {
+        return Err(ConfigError::Memory(bytes));
+    }
+    Ok(bytes)
+}
+
+/// A number of vCPUs that a VM can have.
+///
+/// # Errors
+/// When it is out of range.
+pub fn check_cpus(cpus: u8) -> Result<u8, ConfigError> {
+    if (1..=CPUS_MAX).contains(&cpus) { Ok(cpus) } else { Err(ConfigError::Cpus(cpus)) }
 }
 
 /// The path in an address of the form `unix:PATH`.

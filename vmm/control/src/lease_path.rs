@@ -22,25 +22,12 @@ pub enum LeasePathError {
     Unsafe(PathBuf),
 }
 
-const PREFIX: &str = "drogher-";
-const SUFFIX: &str = ".lease";
-
 /// The path of a new VM's lease: in `$XDG_RUNTIME_DIR`, else in a folder of mode 0700.
 ///
 /// # Errors
 /// When there is no such folder and none can be made.
 pub fn of(vm_id: VmId) -> Result<PathBuf, LeasePathError> {
-    Ok(folder()?.join(format!("{PREFIX}{vm_id}{SUFFIX}")))
-}
-
-/// True for a path that [`of`] gave: such a file is removed when its guest ends.
-#[must_use]
-pub fn is_ours(path: &Path) -> bool {
-    let named = path
-        .file_name()
-        .and_then(|name| name.to_str())
-        .is_some_and(|name| name.starts_with(PREFIX) && name.ends_with(SUFFIX));
-    named && path.parent().is_some_and(|parent| folder().is_ok_and(|folder| folder == parent))
+    Ok(folder()?.join(format!("drogher-{vm_id}.lease")))
 }
 
 fn folder() -> Result<PathBuf, LeasePathError> {

@@ -3,6 +3,7 @@
 //! See `DESIGN.md` for how the threads share a guest.
 #![forbid(unsafe_code)]
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
+#![deny(clippy::print_stdout, clippy::print_stderr)]
 
 pub mod api;
 pub mod client;
@@ -11,3 +12,4 @@ pub mod http;
 pub mod lease_path;
 pub mod process;
 pub mod server;
+pub mod socket;

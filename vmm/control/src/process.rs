@@ -3,7 +3,10 @@
 //! The main thread watches the guest in [`Process::supervise`]; requests arrive on control
 //! threads; a migration has a thread of its own, which borrows the lease while it lasts.
 
+use std::any::Any;
 use std::os::unix::net::UnixStream;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -13,12 +16,14 @@ use drogher_machine::events::GuestEvent;
 use drogher_machine::migration::{Guest, TestHooks, Watch, send};
 use drogher_migrate::control::{Control as Engine, Request};
 use drogher_migrate::error::chain;
-use drogher_migrate::{GuestEnd, HeldLease, SourceEnd, SourceOutcome};
+use drogher_migrate::{
+    GuestEnd, HeldLease, Refusal as EngineRefusal, Report, SourceEnd, SourceOutcome,
+};
 
 use crate::api::{GuestState, MigrateLine, MigrateRequest, Outcome, Refusal, Status, VmStatus};
 use crate::config::parse_unix_address;
-use crate::lease_path;
 use crate::server::Control;
+use crate::socket;
 
 /// How often the main thread looks up from the guest.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
@@ -48,10 +53,15 @@ impl End {
 #[derive(Default)]
 struct Inner {
     guest: Option<Arc<Guest>>,
+    starting: bool,
     incoming: bool,
     /// Here unless a migration has borrowed it, or it is gone.
     lease: Option<HeldLease>,
     migrating: bool,
+    /// The engine has begun with the migration, and hears of requests by itself.
+    begun: bool,
+    /// What was asked of a migration before the engine had begun with it.
+    give_up: Option<Request>,
     shutdown: bool,
     /// Set by a migration after which this process has nothing left to do.
     end: Option<End>,
@@ -66,10 +76,18 @@ pub struct Process {
 }
 
 impl Process {
-    /// A process without a guest.
+    /// A process that waits for a guest to arrive.
     #[must_use]
-    pub fn new() -> Arc<Self> {
+    pub fn waiting() -> Arc<Self> {
         Arc::new(Self::default())
+    }
+
+    /// A process that is about to boot a guest.
+    #[must_use]
+    pub fn starting() -> Arc<Self> {
+        let process = Self::default();
+        process.inner().starting = true;
+        Arc::new(process)
     }
 
     // Whole at any time: a panic elsewhere cannot have torn it.
@@ -92,6 +110,7 @@ impl Process {
     pub fn adopt(&self, guest: Arc<Guest>, lease: HeldLease) {
         let mut inner = self.inner();
         inner.incoming = false;
+        inner.starting = false;
         inner.guest = Some(guest);
         inner.lease = Some(lease);
     }
@@ -118,31 +137,41 @@ impl Process {
                         (GuestEnd::Crash, End::bad(report))
                     }
                 };
-                self.engine.guest_ended(how);
-                return self.finish(&guest, end);
+                return self.finish(&guest, end, || self.engine.guest_ended(how));
             }
             if let Some(end) = self.inner().end.take() {
                 return end;
             }
             if stop.load(Ordering::Acquire) || self.shutdown_asked() {
-                // Too late is no trouble: then the migration itself says how this ends.
-                let _ = self.engine.ask(Request::Shutdown);
-                return self.finish(&guest, End::good("The guest was shut down on request"));
+                let end = End::good("The guest was shut down on request");
+                return self.finish(&guest, end, || {
+                    // Too late is no trouble: then the migration itself says how this ends.
+                    let _ = self.engine.ask(Request::Shutdown);
+                });
             }
         }
     }
 
-    /// Ends the guest here, unless a migration has taken it away meanwhile.
-    fn finish(&self, guest: &Guest, end: End) -> End {
+    /// Ends the guest here, unless a migration has taken it away meanwhile. `tell` tells the engine
+    /// that it is to give up; again and again, since it hears nothing before it has begun.
+    fn finish(&self, guest: &Guest, end: End, tell: impl Fn()) -> End {
         let until = Instant::now() + MIGRATION_END;
         let mut inner = self.inner();
         while inner.migrating {
-            let left = until.saturating_duration_since(Instant::now());
-            if left.is_zero() {
+            if Instant::now() >= until {
                 return End::bad("The migration did not end in time");
             }
-            inner =
-                self.changed.wait_timeout(inner, left).unwrap_or_else(PoisonError::into_inner).0;
+            inner.give_up.get_or_insert(Request::Shutdown);
+            drop(inner);
+            tell();
+            inner = self.inner();
+            if inner.migrating {
+                inner = self
+                    .changed
+                    .wait_timeout(inner, LOOK_EVERY)
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .0;
+            }
         }
         if let Some(end) = inner.end.take() {
             return end;
@@ -154,7 +183,7 @@ impl Process {
             end = End::bad(format!("{}\nThe guest did not stop: {}", end.message, chain(&error)));
         }
         if let Some(lease) = lease {
-            let remove = lease_path::is_ours(&lease.identity().path);
+            let remove = lease.record().made;
             if let Err(error) = lease.finish(remove) {
                 end.message = format!("{}\n{}", end.message, chain(&error));
             }
@@ -175,7 +204,91 @@ impl Process {
         let lease = inner.lease.take();
         let lease = lease.ok_or_else(|| Refusal("The guest does not run here".into()))?;
         inner.migrating = true;
+        inner.begun = false;
+        inner.give_up = None;
         Ok(lease)
+    }
+
+    /// Connects to the destination of a migration that begins.
+    fn reach(&self, address: &str, path: &Path) -> Result<UnixStream, Refusal> {
+        let given_up = || self.inner().give_up.is_some();
+        let stream = socket::connect(path, socket::CONNECT_DEADLINE, given_up);
+        if given_up() {
+            return Err(Refusal("The migration was given up before it had begun".into()));
+        }
+        let stream = stream.map_err(|error| {
+            Refusal(format!(
+                "No destination answers at {address}: {error}; start one with: \
+                 drogher receive --listen {address}"
+            ))
+        })?;
+        if socket::peer_is_self(&stream) {
+            return Err(Refusal(format!(
+                "{address} is a socket of the guest's own process; start another process with: \
+                 drogher receive --listen unix:PATH"
+            )));
+        }
+        Ok(stream)
+    }
+
+    /// The engine has begun: tells it what was asked before.
+    fn begun(&self) {
+        let early = {
+            let mut inner = self.inner();
+            inner.begun = true;
+            inner.give_up.take()
+        };
+        if let Some(request) = early {
+            // It has only just begun: this can't be too late.
+            let _ = self.engine.ask(request);
+        }
+    }
+
+    /// Ends a migration, be it that the engine has begun with it or not.
+    fn abort(&self) -> Result<(), Refusal> {
+        let early = {
+            let mut inner = self.inner();
+            let early = inner.migrating && !inner.begun;
+            if early {
+                inner.give_up.get_or_insert(Request::Abort);
+            }
+            early
+        };
+        match self.engine.ask(Request::Abort) {
+            Err(EngineRefusal::NoMigration) if early => Ok(()),
+            other => Ok(other?),
+        }
+    }
+
+    /// Runs the engine's source side, `work`, and takes what it leaves behind.
+    fn engage(&self, lines: &Sender<MigrateLine>, work: impl FnOnce() -> SourceEnd) {
+        // What a panic has torn is not used again: the process ends.
+        match catch_unwind(AssertUnwindSafe(work)) {
+            Ok(result) => self.migrated(result, lines),
+            Err(panic) => self.broken(panic.as_ref(), lines),
+        }
+    }
+
+    /// The engine has panicked. Nobody here knows how far it had come: the process ends, and the
+    /// lease tells the other side whether the guest may run there.
+    fn broken(&self, panic: &(dyn Any + Send), lines: &Sender<MigrateLine>) {
+        let words = panic
+            .downcast_ref::<String>()
+            .map(String::as_str)
+            .or_else(|| panic.downcast_ref::<&str>().copied())
+            .unwrap_or("no words");
+        let message = format!(
+            "Internal error: the migration broke off ({words}); this process ends. If the other \
+             process had taken the guest over, it runs there"
+        );
+        {
+            let mut inner = self.inner();
+            inner.end = Some(End::bad(message.clone()));
+            inner.migrating = false;
+        }
+        self.changed.notify_all();
+        let report = Box::new(Report::default());
+        let _ = lines.send(MigrateLine::Outcome { outcome: Outcome::Halted, message, report });
     }
 
     /// The migration has not begun after all.
@@ -242,15 +355,20 @@ pub struct ProcessControl(pub Arc<Process>);
 
 impl Control for ProcessControl {
     fn status(&self) -> Status {
-        let (guest, incoming, shutdown) = {
+        let (guest, without, shutdown) = {
             let inner = self.0.inner();
-            (inner.guest.clone(), inner.incoming, inner.end.is_some())
+            let without = match (inner.starting, inner.incoming) {
+                (true, _) => GuestState::Starting,
+                (_, true) => GuestState::Incoming,
+                _ => GuestState::Waiting,
+            };
+            (inner.guest.clone(), without, inner.end.is_some())
         };
         let migration = self.0.engine.status();
         let vm = match guest {
             Some(guest) => describe(&guest, shutdown),
             None => VmStatus {
-                state: if incoming { GuestState::Incoming } else { GuestState::Waiting },
+                state: without,
                 id: None,
                 pid: std::process::id(),
                 cpus: 0,
@@ -275,7 +393,7 @@ impl Control for ProcessControl {
     }
 
     fn abort(&self) -> Result<(), Refusal> {
-        Ok(self.0.engine.ask(Request::Abort)?)
+        self.0.abort()
     }
 
     fn shutdown(&self) -> Result<(), Refusal> {
@@ -288,28 +406,31 @@ impl Control for ProcessControl {
         let path = parse_unix_address(&request.to)?;
         let guest = self.0.guest()?;
         self.0.engine.ask(Request::Migrate)?;
-        let stream = UnixStream::connect(&path).map_err(|error| {
-            Refusal(format!(
-                "No destination answers at {}: {error}; start one with: drogher receive --listen {}",
-                request.to, request.to
-            ))
-        })?;
         let options = request.options();
         let hooks = TestHooks::from_env()?;
+        // The lease first: whoever is connected to is let down by an end without a word.
         let lease = self.0.lend_lease()?;
+        let stream = match self.0.reach(&request.to, &path) {
+            Ok(stream) => stream,
+            Err(refusal) => {
+                self.0.give_lease_back(lease);
+                return Err(refusal);
+            }
+        };
         let (lines, answers) = channel();
         let process = Arc::clone(&self.0);
         // The lease follows by a channel: a thread that cannot be made must not take it along.
         let (lend, borrowed) = channel();
         let thread = std::thread::Builder::new().name("migrate".into()).spawn(move || {
             let Ok(lease) = borrowed.recv() else { return };
-            let events = lines.clone();
+            let (events, watched) = (lines.clone(), Arc::clone(&process));
             let watch = Watch::new(hooks, move |event| {
+                watched.begun();
                 // Whoever asked may have gone.
                 let _ = events.send(MigrateLine::Event { of: event.clone() });
             });
-            let result = send(&guest, stream, lease, &process.engine, watch, &options);
-            process.migrated(result, &lines);
+            process
+                .engage(&lines, || send(&guest, stream, lease, &process.engine, watch, &options));
         });
         let failed = match thread {
             Ok(_) => lend.send(lease).err().map(|back| (back.0, None)),
@@ -350,3 +471,7 @@ fn describe(guest: &Guest, gone: bool) -> VmStatus {
             .collect(),
     }
 }
+
+#[cfg(test)]
+#[path = "process_test.rs"]
+mod tests;

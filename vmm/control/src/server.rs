@@ -8,9 +8,10 @@
 //!
 //! A refusal is a status of 4xx with `{"error": "..."}`.
 
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::io::Read;
+use std::net::Shutdown;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
@@ -20,12 +21,16 @@ use serde_json::json;
 
 use crate::api::{MigrateLine, MigrateRequest, Refusal, Status};
 use crate::http::{self, HttpError, Request};
+use crate::socket::{SocketError, SocketFile, listen, peer_is_us};
 
 /// How long a client may take to send its request, or to take the answer.
 const CLIENT_DEADLINE: Duration = Duration::from_secs(5);
 
 /// Most connections at a time.
 const CONNECTIONS_MAX: usize = 16;
+
+/// How long a client that is turned away is held: others wait meanwhile.
+const TURN_AWAY_DEADLINE: Duration = Duration::from_millis(100);
 
 /// A stream of lines says something at least this often.
 const LINE_EVERY: Duration = Duration::from_secs(1);
@@ -61,57 +66,10 @@ pub trait Control: Send + Sync + 'static {
     fn migrate(&self, request: MigrateRequest) -> Result<Receiver<MigrateLine>, Refusal>;
 }
 
-/// Why a control socket can't be had.
-#[derive(Debug, thiserror::Error)]
-pub enum ServerError {
-    /// Another process listens there.
-    #[error("The control socket {0} is in use by another process")]
-    InUse(PathBuf),
-    /// Something that is no socket is there.
-    #[error("The control socket {0} cannot be made: a file of this name is there")]
-    Exists(PathBuf),
-    /// The operating system refused.
-    #[error("The socket {path} cannot be made")]
-    Bind {
-        /// The socket.
-        path: PathBuf,
-        /// The operating system's word.
-        #[source]
-        source: std::io::Error,
-    },
-}
-
-/// Makes a listening socket that only this user may use; a dead one of the same name is replaced.
-///
-/// # Errors
-/// When another process listens there, or the operating system refuses.
-pub fn listen(path: &Path) -> Result<UnixListener, ServerError> {
-    let bind = |source| ServerError::Bind { path: path.to_owned(), source };
-    if let Ok(metadata) = std::fs::symlink_metadata(path) {
-        if !metadata.file_type().is_socket() {
-            return Err(ServerError::Exists(path.to_owned()));
-        }
-        if UnixStream::connect(path).is_ok() {
-            return Err(ServerError::InUse(path.to_owned()));
-        }
-        std::fs::remove_file(path).map_err(bind)?;
-    }
-    let listener = UnixListener::bind(path).map_err(bind)?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).map_err(bind)?;
-    Ok(listener)
-}
-
-/// True if the process at the other end belongs to this user, or to root.
-#[must_use]
-pub fn peer_is_us(stream: &UnixStream) -> bool {
-    rustix::net::sockopt::socket_peercred(stream)
-        .is_ok_and(|peer| peer.uid == rustix::process::geteuid() || peer.uid.is_root())
-}
-
 /// A listening control socket; its file goes when this is dropped.
 #[derive(Debug)]
 pub struct Server {
-    path: PathBuf,
+    _file: SocketFile,
     open: Arc<AtomicUsize>,
 }
 
@@ -120,15 +78,15 @@ impl Server {
     ///
     /// # Errors
     /// When the socket can't be had.
-    pub fn start(path: &Path, control: Arc<dyn Control>) -> Result<Self, ServerError> {
-        let listener = listen(path)?;
+    pub fn start(path: &Path, control: Arc<dyn Control>) -> Result<Self, SocketError> {
+        let (listener, file) = listen(path)?;
         let open = Arc::new(AtomicUsize::new(0));
         let counter = Arc::clone(&open);
         std::thread::Builder::new()
             .name("control".into())
             .spawn(move || accept(&listener, &control, &counter))
-            .map_err(|source| ServerError::Bind { path: path.to_owned(), source })?;
-        Ok(Self { path: path.to_owned(), open })
+            .map_err(|source| SocketError::Bind { path: path.to_owned(), source })?;
+        Ok(Self { _file: file, open })
     }
 
     /// Waits until every answer that was begun has been sent, at most `deadline`.
@@ -140,10 +98,20 @@ impl Server {
     }
 }
 
-impl Drop for Server {
+/// A connection that is being served.
+struct Open(Arc<AtomicUsize>);
+
+impl Open {
+    fn new(open: &Arc<AtomicUsize>) -> Self {
+        open.fetch_add(1, Ordering::AcqRel);
+        Self(Arc::clone(open))
+    }
+}
+
+impl Drop for Open {
+    // Also when its thread panics: a count that only rises would end the control socket.
     fn drop(&mut self) {
-        // Somebody else may have removed it already.
-        let _ = std::fs::remove_file(&self.path);
+        self.0.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
@@ -154,25 +122,38 @@ fn accept(listener: &UnixListener, control: &Arc<dyn Control>, open: &Arc<Atomic
             std::thread::sleep(Duration::from_millis(50));
             continue;
         };
-        if !peer_is_us(&stream) || open.load(Ordering::Acquire) >= CONNECTIONS_MAX {
-            let _ = stream.set_write_timeout(Some(CLIENT_DEADLINE));
-            let _ = http::respond(&mut stream, 503, &json!({"error": "refused or too busy"}));
+        if !peer_is_us(&stream) {
+            turn_away(stream, 403, "this process belongs to another user");
             continue;
         }
-        open.fetch_add(1, Ordering::AcqRel);
-        let counter = Arc::clone(open);
+        if open.load(Ordering::Acquire) >= CONNECTIONS_MAX {
+            let why = format!("{CONNECTIONS_MAX} requests are being served already; try again");
+            turn_away(stream, 503, &why);
+            continue;
+        }
+        let counted = Open::new(open);
         let control = Arc::clone(control);
-        let spawned = std::thread::Builder::new().name("control-client".into()).spawn(move || {
+        // Without a thread for it the connection is closed.
+        let _ = std::thread::Builder::new().name("control-client".into()).spawn(move || {
             if let Err(error) = serve(&mut stream, control.as_ref()) {
                 tracing::debug!(%error, "a control connection failed");
             }
             drop(stream);
-            counter.fetch_sub(1, Ordering::AcqRel);
+            drop(counted);
         });
-        if spawned.is_err() {
-            open.fetch_sub(1, Ordering::AcqRel);
-        }
     }
+}
+
+/// Says why, and reads the request away: a connection that is closed over bytes that nobody has read
+/// breaks, and its client may then not see the answer.
+fn turn_away(mut stream: UnixStream, status: u16, why: &str) {
+    let _ = stream.set_write_timeout(Some(TURN_AWAY_DEADLINE));
+    let _ = http::respond(&mut stream, status, &json!({"error": why}));
+    let _ = stream.shutdown(Shutdown::Write);
+    let _ = stream.set_read_timeout(Some(TURN_AWAY_DEADLINE));
+    let end = Instant::now() + TURN_AWAY_DEADLINE;
+    let mut buffer = [0; 4096];
+    while Instant::now() < end && stream.read(&mut buffer).is_ok_and(|count| count > 0) {}
 }
 
 fn serve(stream: &mut UnixStream, control: &dyn Control) -> Result<(), HttpError> {

@@ -133,17 +133,63 @@ fn unknown_fields_paths_and_methods_are_named() {
 }
 
 #[test]
-fn the_socket_is_private_and_a_dead_one_is_replaced() {
-    let (folder, server, _fake, _client) = started();
+fn a_client_over_the_limit_is_told_so() {
+    let (folder, server, _fake, client) = started();
     let path = folder.path().join("control");
-    assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-    assert!(matches!(listen(&path), Err(ServerError::InUse(_))));
-    drop(server);
-    assert!(!path.exists());
-    drop(UnixListener::bind(&path).unwrap());
-    assert!(listen(&path).is_ok());
-    let file = folder.path().join("file");
-    std::fs::write(&file, "precious").unwrap();
-    assert!(matches!(listen(&file), Err(ServerError::Exists(_))));
-    assert_eq!(std::fs::read_to_string(&file).unwrap(), "precious");
+    // They say nothing, and are waited for.
+    let mut silent: Vec<_> =
+        (0..CONNECTIONS_MAX).map(|_| UnixStream::connect(&path).unwrap()).collect();
+    let end = Instant::now() + Duration::from_secs(4);
+    while server.open.load(Ordering::Acquire) < CONNECTIONS_MAX && Instant::now() < end {
+        std::thread::yield_now();
+    }
+    // A body that the server doesn't take.
+    let padding = json!({"to": "x".repeat(100_000)});
+    for _ in 0..5 {
+        let error = client.post::<_, serde_json::Value>("/v1/abort", &padding).unwrap_err();
+        assert!(error.to_string().contains("being served already"), "{error}");
+    }
+    silent.clear();
+    let _: Status = loop {
+        match client.get("/v1/status") {
+            Ok(status) => break status,
+            Err(error) => assert!(Instant::now() < end + Duration::from_secs(60), "{error}"),
+        }
+    };
+}
+
+/// Panics when it is asked.
+struct Broken;
+
+impl Control for Broken {
+    fn status(&self) -> Status {
+        panic!("a test's panic")
+    }
+    fn pause(&self) -> Result<(), Refusal> {
+        Ok(())
+    }
+    fn resume(&self) -> Result<(), Refusal> {
+        Ok(())
+    }
+    fn abort(&self) -> Result<(), Refusal> {
+        Ok(())
+    }
+    fn shutdown(&self) -> Result<(), Refusal> {
+        Ok(())
+    }
+    fn migrate(&self, _request: MigrateRequest) -> Result<Receiver<MigrateLine>, Refusal> {
+        Err(Refusal(String::new()))
+    }
+}
+
+#[test]
+fn requests_that_panic_do_not_use_the_server_up() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("control");
+    let _server = Server::start(&path, Arc::new(Broken)).unwrap();
+    let client = Client::new(&path);
+    for _ in 0..CONNECTIONS_MAX + 1 {
+        assert!(client.get::<Status>("/v1/status").is_err());
+    }
+    let _: serde_json::Value = client.post("/v1/pause", &json!({})).unwrap();
 }

@@ -2,7 +2,9 @@
 //!
 //! Protocol: Xen's docs/misc/pvh.pandoc and public/arch-x86/hvm/start_info.h.
 
-use std::io::Cursor;
+use std::fs::File;
+use std::io::{Cursor, Read};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use drogher_iommu_types::{Gpa, PAGE_MASK, PAGE_SIZE};
@@ -19,17 +21,40 @@ use vm_memory::GuestAddress;
 use crate::layout;
 use crate::memory::{GuestRam, MemoryError};
 
+/// Longest kernel file: what a vmlinux with all debug information may have.
+pub const KERNEL_BYTES_MAX: u64 = 1 << 30;
+
 /// Why a kernel cannot be started.
 #[derive(Debug, thiserror::Error)]
 pub enum BootError {
     /// The file cannot be read.
-    #[error("Cannot read the kernel {}", path.display())]
+    #[error("Cannot read the {what} {}", path.display())]
     Read {
+        /// Kernel or initrd.
+        what: &'static str,
         /// The file.
         path: PathBuf,
         /// Why.
         #[source]
         source: std::io::Error,
+    },
+    /// It is something else than a file.
+    #[error("The {what} {} is not a regular file", path.display())]
+    NoFile {
+        /// Kernel or initrd.
+        what: &'static str,
+        /// What is there.
+        path: PathBuf,
+    },
+    /// The file is larger than it can be.
+    #[error("The {what} {} has more than {max} bytes", path.display())]
+    TooLong {
+        /// Kernel or initrd.
+        what: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// The limit.
+        max: u64,
     },
     /// It is no ELF for this architecture.
     #[error(
@@ -107,9 +132,32 @@ pub struct Kernel<'a> {
 /// Reads a kernel's file.
 ///
 /// # Errors
-/// `Read`, with its name.
+/// As [`read_file`].
 pub fn read_kernel(path: &Path) -> Result<Vec<u8>, BootError> {
-    std::fs::read(path).map_err(|source| BootError::Read { path: path.to_owned(), source })
+    read_file("kernel", path, KERNEL_BYTES_MAX)
+}
+
+/// Reads the file of a kernel or initrd, `what`, of at most `max` bytes. Waits for nobody.
+///
+/// # Errors
+/// `Read`, `NoFile` or `TooLong`, with its name.
+pub fn read_file(what: &'static str, path: &Path, max: u64) -> Result<Vec<u8>, BootError> {
+    let owned = || path.to_owned();
+    let read = |source| BootError::Read { what, path: owned(), source };
+    // A FIFO would wait for a writer, and a device might never end.
+    let nonblock = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
+    let file = File::options().read(true).custom_flags(nonblock).open(path).map_err(read)?;
+    let metadata = file.metadata().map_err(read)?;
+    if !metadata.is_file() {
+        return Err(BootError::NoFile { what, path: owned() });
+    }
+    let mut bytes = Vec::new();
+    // What it says of its length is no promise.
+    file.take(max.saturating_add(1)).read_to_end(&mut bytes).map_err(read)?;
+    if bytes.len() as u64 > max {
+        return Err(BootError::TooLong { what, path: owned(), max });
+    }
+    Ok(bytes)
 }
 
 /// Puts the kernel and what it is told into RAM, which must be fresh (zeroed).

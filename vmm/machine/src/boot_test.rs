@@ -114,3 +114,22 @@ fn an_elf_without_pvh_note_or_without_room() {
     let error = read_kernel(Path::new("/nonexistent/vmlinux")).expect_err("no file");
     assert!(error.to_string().contains("/nonexistent/vmlinux"), "{error}");
 }
+
+#[test]
+fn a_file_is_read_up_to_its_limit_and_nothing_else_is_read() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("kernel");
+    std::fs::write(&path, [7; 10]).expect("a file");
+    assert_eq!(read_file("kernel", &path, 10).expect("it fits"), [7; 10]);
+    let error = read_file("kernel", &path, 9).expect_err("it does not");
+    assert!(matches!(error, BootError::TooLong { max: 9, .. }), "{error}");
+    for other in ["/dev/zero", "/"] {
+        let error = read_kernel(Path::new(other)).expect_err("no file");
+        assert!(matches!(error, BootError::NoFile { .. }), "{error}");
+    }
+    let fifo = folder.path().join("fifo");
+    let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+    rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, mode, 0)
+        .expect("a FIFO");
+    assert!(matches!(read_kernel(&fifo), Err(BootError::NoFile { .. })));
+}

@@ -6,11 +6,13 @@
 use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::fs::OFlags;
 
 use crate::io_thread::{Interest, IoHandle, Next, WatchId};
 
@@ -48,12 +50,27 @@ pub enum ConsoleError {
         #[source]
         source: std::io::Error,
     },
+    /// A FIFO without a reader.
+    #[error("The console {} is a FIFO that nobody reads; start its reader first", .0.display())]
+    NoReader(PathBuf),
     /// Standard input or output is closed.
     #[error("Cannot use standard input and output as the console")]
     Stdio(#[source] std::io::Error),
 }
 
 impl ConsoleConfig {
+    /// Opens it now rather than when the machine is made, so that what is wrong with it shows before
+    /// a guest is on its way.
+    ///
+    /// # Errors
+    /// See [`ConsoleError`].
+    pub fn opened(self) -> Result<Self, ConsoleError> {
+        Ok(match self.open()? {
+            (input, Some(output)) => Self::Fds { input, output },
+            (_, None) => Self::None,
+        })
+    }
+
     /// Opens it: input and output.
     pub(crate) fn open(self) -> Result<(Option<OwnedFd>, Option<OwnedFd>), ConsoleError> {
         let dup =
@@ -62,15 +79,29 @@ impl ConsoleConfig {
             Self::Stdio => {
                 (Some(dup(std::io::stdin().as_fd())?), Some(dup(std::io::stdout().as_fd())?))
             }
-            Self::File(path) => {
-                let file = OpenOptions::new().create(true).append(true).open(&path);
-                let file: File = file.map_err(|source| ConsoleError::Open { path, source })?;
-                (None, Some(file.into()))
-            }
+            Self::File(path) => (None, Some(append_to(path)?)),
             Self::None => (None, None),
             Self::Fds { input, output } => (input, Some(output)),
         })
     }
+}
+
+/// Opens a file to append to it, without waiting: for a FIFO's reader, or a modem's carrier.
+fn append_to(path: PathBuf) -> Result<OwnedFd, ConsoleError> {
+    let mut options = OpenOptions::new();
+    options.create(true).append(true);
+    let nonblock = OFlags::NONBLOCK.bits().cast_signed();
+    let file: File = match options.custom_flags(nonblock).open(&path) {
+        Ok(file) => file,
+        Err(error) if error.raw_os_error() == Some(rustix::io::Errno::NXIO.raw_os_error()) => {
+            return Err(ConsoleError::NoReader(path));
+        }
+        Err(source) => return Err(ConsoleError::Open { path, source }),
+    };
+    let blocking = rustix::fs::fcntl_getfl(&file)
+        .and_then(|flags| rustix::fs::fcntl_setfl(&file, flags - OFlags::NONBLOCK));
+    blocking.map_err(|error| ConsoleError::Open { path, source: error.into() })?;
+    Ok(file.into())
 }
 
 #[derive(Debug, Default)]

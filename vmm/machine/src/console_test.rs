@@ -67,3 +67,23 @@ fn files_and_nothing() {
     assert!(input.is_none() && output.is_none());
     Output::new(output, io.handle()).put(b'x');
 }
+
+#[test]
+fn a_fifo_that_nobody_reads_is_an_error_at_once_and_one_with_a_reader_a_console() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("fifo");
+    let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+    rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, mode, 0)
+        .expect("a FIFO");
+    let console = || ConsoleConfig::File(path.clone()).opened();
+    assert!(matches!(console(), Err(ConsoleError::NoReader(_))));
+    let mut reader = File::options().read(true).write(true).open(&path).expect("a reader");
+    let Ok(ConsoleConfig::Fds { input: None, output }) = console() else { panic!("no console") };
+    let flags = rustix::fs::fcntl_getfl(&output).expect("flags");
+    assert!(!flags.contains(OFlags::NONBLOCK));
+    rustix::io::write(&output, b"x").expect("a byte");
+    let mut byte = [0];
+    reader.read_exact(&mut byte).expect("it comes");
+    let missing = ConsoleConfig::File(folder.path().join("no/such")).opened();
+    assert!(matches!(missing, Err(ConsoleError::Open { .. })));
+}

@@ -21,6 +21,8 @@ pub struct DestinationSetup {
     pub plugin_dirs: Vec<PathBuf>,
     /// Where the guest's serial port goes.
     pub console: ConsoleConfig,
+    /// This side's own path of the lease, if the user has named it.
+    pub lease: Option<PathBuf>,
     /// What the user expects to arrive.
     pub expected: Expectations,
 }
@@ -63,7 +65,8 @@ impl DestinationGuest {
             plugin_dirs: setup.plugin_dirs,
             console: setup.console,
         })?;
-        Ok(Guest::new(machine, config.vm_id, config.lease.path.clone()))
+        let lease = setup.lease.unwrap_or_else(|| config.lease.path.clone());
+        Ok(Guest::new(machine, config.vm_id, lease))
     }
 }
 
