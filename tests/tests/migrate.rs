@@ -11,13 +11,16 @@ fn hops() -> usize {
     std::env::var("DROGHER_HOPS").ok().and_then(|hops| hops.parse().ok()).unwrap_or(20)
 }
 
+/// So dense that no round, however short, passes without a write of either kind.
+const DENSE: &str = "ws=32M rate=20000 dma=on dma_rate=8000 status_ms=200";
+
 #[test]
 fn a_guest_under_load_moves_and_no_page_differs() -> Result<()> {
     if !kvm("a_guest_under_load_moves_and_no_page_differs") {
         return Ok(());
     }
     let place = Place::new();
-    let mut source = place.run("a", LOAD, &[], &[])?;
+    let mut source = place.run("a", DENSE, &[], &[])?;
     source.progress(3)?;
     let mut destination = place.receive("b", &[], &[])?;
     let report = place.migrate(&source, &destination, &["--verify"])?.expect_moved()?;
