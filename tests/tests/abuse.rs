@@ -565,9 +565,11 @@ fn an_arrived_guest_shows_the_lease_path_of_its_own_side() -> Result<()> {
     source.progress(1)?;
     let lease = place.path("link/lease");
     let lease = lease.to_str().context("UTF-8")?;
+    // It is asked as soon as its source knows that it runs.
     let destination = place.receive("b", &["--lease", lease], &[])?;
     place.migrate(&source, &destination, &[])?.expect_moved()?;
-    ensure!(destination.status()?.vm.lease.as_deref() == Some(lease));
+    let vm = destination.status()?.vm;
+    ensure!(vm.state == GuestState::Running && vm.lease.as_deref() == Some(lease), "{vm:?}");
     Ok(())
 }
 

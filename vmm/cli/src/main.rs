@@ -40,6 +40,7 @@ fn main() -> ! {
         .without_time()
         .with_target(false)
         .init();
+    words::speak_for_panics();
     // Plugins are loaded before there is a guest. While the loading of one hangs, no code can rely on
     // coming back here.
     if let Err(error) = end_if_loading_hangs(ORDERLY_END, 1) {

@@ -3,6 +3,7 @@
 //! Standard error may be a full disk, a pipe whose reader has gone or does not read, a terminal that
 //! was stopped: none of it is a reason to lose a guest. Nothing else in this crate prints.
 
+use std::backtrace::{Backtrace, BacktraceStatus};
 use std::fmt::Display;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -52,6 +53,20 @@ impl Write for Stderr {
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
+}
+
+/// Lets panics speak here too: the usual hook would wait for a reader that does not read.
+pub fn speak_for_panics() {
+    std::panic::set_hook(Box::new(|panic| {
+        let thread = std::thread::current();
+        let name = thread.name().unwrap_or("?").to_owned();
+        let backtrace = Backtrace::capture();
+        let trace = match backtrace.status() {
+            BacktraceStatus::Captured => format!("\n{backtrace}"),
+            _ => String::new(),
+        };
+        say(format_args!("thread {name}: {panic}{trace}"));
+    }));
 }
 
 fn put(fd: BorrowedFd<'_>, mut bytes: &[u8]) {

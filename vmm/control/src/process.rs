@@ -16,8 +16,9 @@ use drogher_machine::events::GuestEvent;
 use drogher_machine::migration::{Guest, TestHooks, Watch, send};
 use drogher_migrate::control::{Control as Engine, Request};
 use drogher_migrate::error::chain;
+use drogher_migrate::status::MigrationStatus;
 use drogher_migrate::{
-    GuestEnd, HeldLease, Refusal as EngineRefusal, Report, SourceEnd, SourceOutcome,
+    GuestEnd, HeldLease, Phase, Refusal as EngineRefusal, Report, SourceEnd, SourceOutcome,
 };
 
 use crate::api::{GuestState, MigrateLine, MigrateRequest, Outcome, Refusal, Status, VmStatus};
@@ -30,6 +31,9 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// Longest time for a migration to end once it has been told to; its own deadlines are shorter.
 const MIGRATION_END: Duration = Duration::from_secs(120);
+
+/// Longest time from the start of a guest that has arrived to its adoption.
+const ADOPTION: Duration = Duration::from_secs(1);
 
 /// How a process ends.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -113,6 +117,24 @@ impl Process {
         inner.starting = false;
         inner.guest = Some(guest);
         inner.lease = Some(lease);
+        drop(inner);
+        self.changed.notify_all();
+    }
+
+    /// Waits for the moment between a guest's start here, which its source knows of already, and its
+    /// adoption: whoever has seen a migration end finds the guest here.
+    fn settle(&self) {
+        let until = Instant::now() + ADOPTION;
+        loop {
+            let arrived = self.engine.phase() == Some(Phase::Running)
+                || self.engine.status().status == MigrationStatus::Completed;
+            let inner = self.inner();
+            if !arrived || !inner.incoming || Instant::now() >= until {
+                return;
+            }
+            let wait = self.changed.wait_timeout(inner, Duration::from_millis(5));
+            drop(wait.unwrap_or_else(PoisonError::into_inner));
+        }
     }
 
     /// True once somebody has asked for the end of this process over the control socket.
@@ -192,6 +214,7 @@ impl Process {
     }
 
     fn guest(&self) -> Result<Arc<Guest>, Refusal> {
+        self.settle();
         self.inner().guest.clone().ok_or_else(|| Refusal("There is no guest here yet".into()))
     }
 
@@ -355,6 +378,7 @@ pub struct ProcessControl(pub Arc<Process>);
 
 impl Control for ProcessControl {
     fn status(&self) -> Status {
+        self.0.settle();
         let (guest, without, shutdown) = {
             let inner = self.0.inner();
             let without = match (inner.starting, inner.incoming) {
