@@ -132,7 +132,7 @@ pub trait SourceHost {
 
     /// How many pages from `pages.start` on are known to hold zeroes without looking, like a hole
     /// in the memory file: reading a hole would fill it. At most the length of `pages`. Asked in
-    /// the bulk pass only: what is dirty is no hole.
+    /// the bulk pass, and for `--verify`: what is dirty is no hole.
     fn zero_run(&mut self, _pages: Range<u64>) -> u64 {
         0
     }
@@ -212,6 +212,11 @@ pub trait DestinationHost {
     /// Sets the state of vCPUs, interrupt controllers, clock and PCI. What is left to
     /// [`run`](Self::run) cannot fail for a reason that lies in the state.
     fn load_machine(&mut self, state: &[u8]) -> Result<(), Self::Error>;
+
+    /// For `--verify`: as [`SourceHost::zero_run`].
+    fn zero_run(&mut self, _pages: Range<u64>) -> u64 {
+        0
+    }
 
     /// For `--verify`: copies guest memory out again.
     fn read_ram(&mut self, first: u64, buf: &mut [u8]) -> Result<(), Self::Error>;

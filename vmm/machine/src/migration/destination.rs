@@ -10,7 +10,7 @@ use super::describe::{self, Expectations};
 use super::digest;
 use super::error::HostError;
 use super::guest::Guest;
-use super::source::oa;
+use super::source::{holes, oa};
 use crate::console::ConsoleConfig;
 use crate::machine::{Devices, Machine, MachineConfig};
 
@@ -140,6 +140,10 @@ impl DestinationHost for DestinationGuest {
         }
         machine.load_cpu_state(cpu)?;
         Ok(machine.devices().load(pci)?)
+    }
+
+    fn zero_run(&mut self, pages: Range<u64>) -> u64 {
+        self.guest.as_ref().map_or(0, |guest| holes(guest, pages))
     }
 
     fn read_ram(&mut self, first: u64, buf: &mut [u8]) -> Result<(), HostError> {

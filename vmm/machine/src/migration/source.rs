@@ -51,6 +51,13 @@ pub(super) fn oa(guest: &Guest, first: u64, bytes: usize) -> Result<Oa, HostErro
     oa.ok_or(HostError::NotRam { gpa: gpa.0, bytes })
 }
 
+/// How many pages from the first of `pages` on nothing has ever been written to.
+pub(super) fn holes(guest: &Guest, pages: Range<u64>) -> u64 {
+    let bytes = (pages.end - pages.start) << 12;
+    let ram = guest.machine().ram();
+    ram.oa(Gpa(pages.start << 12), bytes).map_or(0, |at| ram.hole_at(at, bytes) >> 12)
+}
+
 impl SourceHost for SourceGuest {
     type Error = HostError;
 
@@ -97,9 +104,7 @@ impl SourceHost for SourceGuest {
     }
 
     fn zero_run(&mut self, pages: Range<u64>) -> u64 {
-        let bytes = (pages.end - pages.start) << 12;
-        let ram = self.guest.machine().ram();
-        ram.oa(Gpa(pages.start << 12), bytes).map_or(0, |at| ram.hole_at(at, bytes) >> 12)
+        holes(&self.guest, pages)
     }
 
     fn read_ram(&mut self, first: u64, buf: &mut [u8]) -> Result<(), HostError> {

@@ -38,6 +38,21 @@ pub(super) fn hash_pages<E>(
     Ok(())
 }
 
+/// Fills `contents` with zeroes if all of its pages, from `page` on, are known to be zero: to read
+/// them would fill the hole that they are.
+fn is_hole(
+    page: u64,
+    contents: &mut [u8],
+    zero_run: impl FnOnce(std::ops::Range<u64>) -> u64,
+) -> bool {
+    let pages = (contents.len() / PAGE_SIZE) as u64;
+    let hole = zero_run(page..page + pages) >= pages;
+    if hole {
+        contents.fill(0);
+    }
+    hole
+}
+
 impl<H: SourceHost> Session<'_, H> {
     /// Sends the hashes of everything and waits for what the destination makes of them.
     pub(super) fn verify(&mut self) -> Result<(), Error> {
@@ -56,7 +71,12 @@ impl<H: SourceHost> Session<'_, H> {
                 hash_pages(
                     at..end,
                     &mut self.buffer,
-                    |page, contents| host.read_ram(page, contents),
+                    |page, contents| {
+                        if is_hole(page, contents, |pages| host.zero_run(pages)) {
+                            return Ok(());
+                        }
+                        host.read_ram(page, contents)
+                    },
                     |_, hash: u64| hashes.extend_from_slice(&hash.to_le_bytes()),
                 )
                 .map_err(Error::host(phase, "read_ram"))?;
@@ -120,7 +140,12 @@ impl<H: DestinationHost> Incoming<'_, H> {
                     hash_pages(
                         pages,
                         &mut loader.buffer,
-                        |page, contents| host.read_ram(page, contents),
+                        |page, contents| {
+                            if is_hole(page, contents, |pages| host.zero_run(pages)) {
+                                return Ok(());
+                            }
+                            host.read_ram(page, contents)
+                        },
                         |page, ours| {
                             verified.pages += 1;
                             if theirs.next() != Some(ours) {
