@@ -4,8 +4,8 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use crate::{
-    Access, Domain, DomainConfig, FaultReason, Gpa, HeapMemory, Iova, LOCATE_MAX, Landed, Memory, Oa,
-    PAGE_SIZE, Perm, Requester, Rid, Stage1, Stage1Page,
+    Access, Domain, DomainConfig, FaultReason, Gpa, HeapMemory, Iova, LOCATE_MAX, Landed, Memory,
+    Oa, PAGE_SIZE, Perm, Requester, Rid, Stage1, Stage1Page,
 };
 
 /// IOVA page to GPA page; absent beyond.
