@@ -1,7 +1,10 @@
 //! One instance: the device and the books about it.
 
 use super::guard;
-use crate::{Device, DeviceInfo, Failure, FailureKind, Host, Params, Read, State, StateFormat};
+use crate::{
+    Device, DeviceInfo, Failure, FailureKind, Host, LogCaps, LogStart, Params, PinKind, Preference,
+    Read, State, StateFormat,
+};
 use drogher_plugin_abi as abi;
 
 pub(super) struct Slot<D> {
@@ -14,6 +17,12 @@ pub(super) struct Slot<D> {
     ndma: bool,
     /// Why the device is in ERROR.
     broken: Option<String>,
+    pub(super) has_ndma: bool,
+    pub(super) log_caps: Option<LogCaps>,
+    pub(super) pin_kind: Option<PinKind>,
+    pub(super) preference: Option<Preference>,
+    /// Bytes of a tracking page, while its log runs.
+    logging: Option<u64>,
 }
 
 impl<D: Device> Slot<D> {
@@ -21,6 +30,11 @@ impl<D: Device> Slot<D> {
         let device = D::create(host.clone(), &params)?;
         let info = device.info();
         Ok(Slot {
+            has_ndma: device.has_ndma(),
+            log_caps: device.log_caps(),
+            pin_kind: device.pin_kind(),
+            preference: device.preference(),
+            logging: None,
             host,
             params,
             device: Some(device),
@@ -68,6 +82,13 @@ impl<D: Device> Slot<D> {
     /// A device that panicked, also on a worker, is not trusted to reset itself: it is dropped and made
     /// anew.
     pub(super) fn reset(&mut self) -> i32 {
+        if self.logging.is_some() && self.broken.is_none() {
+            // Also of a device that is made anew: it lets go of the host's bitmap.
+            let status = self.run_anyway(|slot| slot.log_stop().map(|()| abi::DROGHER_OK));
+            if status != abi::DROGHER_OK && self.broken.is_none() {
+                return status;
+            }
+        }
         let anew = self.broken.take().is_some() | self.host.take_failed();
         let status = self.run_anyway(|slot| {
             if anew {
@@ -83,6 +104,7 @@ impl<D: Device> Slot<D> {
         if status == abi::DROGHER_OK {
             self.state = State::Stop;
             self.ndma = false;
+            self.logging = None;
         } else if anew && self.broken.is_none() {
             self.broken = Some("The device could not be made anew".to_owned());
         }
@@ -173,6 +195,37 @@ impl<D: Device> Slot<D> {
             self.device()?.leave_ndma()?;
         }
         self.ndma = enter;
+        Ok(())
+    }
+
+    pub(super) fn log_start(&mut self, start: LogStart) -> Result<u64, Failure> {
+        let caps = self.log_caps.ok_or_else(|| Failure::unsupported("No log"))?;
+        if self.logging.is_some() {
+            return Err(Failure::not_allowed("The log runs already"));
+        }
+        if caps.shared != start.bitmap.is_some() {
+            return Err(Failure::invalid("A bitmap is for a shared log, and for no other"));
+        }
+        let wish = start.page_size;
+        let chosen = self.device()?.log_start(start)?;
+        let offered = (caps.min_page..=caps.max_page).contains(&chosen) && chosen.is_power_of_two();
+        if !offered || caps.shared && chosen != wish {
+            let text =
+                format!("The device takes tracking pages of {chosen} bytes, asked for {wish}");
+            return Err(Failure::fatal(text));
+        }
+        self.logging = Some(chosen);
+        Ok(chosen)
+    }
+
+    pub(super) fn log_page_size(&self) -> Result<u64, Failure> {
+        self.logging.ok_or_else(|| Failure::not_allowed("The log does not run"))
+    }
+
+    pub(super) fn log_stop(&mut self) -> Result<(), Failure> {
+        self.log_page_size()?;
+        self.device()?.log_stop()?;
+        self.logging = None;
         Ok(())
     }
 
