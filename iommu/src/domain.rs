@@ -220,19 +220,24 @@ impl Domain {
     /// `Attached`.
     pub fn attach_with(&self, rid: Rid, stage1: Arc<dyn Stage1>) -> Result<Requester, DomainError> {
         let mut requesters = lock(&self.0.requesters);
-        requesters.retain(|requester| requester.strong_count() > 0);
         if requesters.iter().filter_map(Weak::upgrade).any(|other| other.rid() == rid) {
             return Err(DomainError::Attached { rid });
         }
         let requester = Requester::new(rid, self.0.clone(), stage1);
-        requesters.push(Arc::downgrade(&requester.0));
+        let live = requesters.iter().filter(|other| other.strong_count() > 0).cloned();
+        *requesters = live.chain([Arc::downgrade(&requester.0)]).collect();
         Ok(requester)
     }
 
     /// The ids of the devices attached.
     #[must_use]
     pub fn attached(&self) -> Vec<Rid> {
-        self.0.live_requesters().iter().map(|requester| requester.rid()).collect()
+        self.0
+            .requesters()
+            .iter()
+            .filter_map(Weak::upgrade)
+            .map(|requester| requester.rid())
+            .collect()
     }
 
     /// Makes every cached translation stale and waits for accesses that may still use one. To be

@@ -82,7 +82,7 @@ impl Requester {
     /// An access in flight outlived the domain's deadline. The requester is revoked all the same.
     pub fn revoke(&self) -> Result<(), DrainError> {
         self.0.revoked.store(true, Ordering::SeqCst);
-        drain(std::slice::from_ref(&self.0), self.0.space.deadline()).map(|_| ())
+        drain(std::iter::once(Arc::clone(&self.0)), self.0.space.deadline()).map(|_| ())
     }
 
     /// Allows DMA again.
