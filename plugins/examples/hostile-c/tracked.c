@@ -93,6 +93,7 @@ static int32_t command(tracked *t, uint64_t what)
             return DROGHER_ERR_NOENT;
         for (uint64_t i = 0; i < found->len; i++)
             __atomic_store_n((unsigned char *)found->ptr + i, 0x77, __ATOMIC_RELAXED);
+        mark(t, found->gpa, found->len);
         return DROGHER_OK;
     case PLAIN: return t->dma->fill(t->ctx, 0, r[IOVA / 8], 0x66, r[LEN / 8], &r[DONE / 8]);
     case NO_ROOM: runs.capacity = 0; /* fall through */

@@ -129,7 +129,7 @@ impl Host {
             PinAccess::Write => abi::DROGHER_PIN_WRITE,
             PinAccess::ReadWrite => abi::DROGHER_PIN_READ_WRITE,
         };
-        let mut out = abi::Pinned { ptr: std::ptr::null_mut(), len: 0, handle: 0 };
+        let mut out = abi::Pinned { ptr: std::ptr::null_mut(), len: 0, handle: 0, gpa: 0 };
         // SAFETY: valid context; `out` is writable.
         let status = unsafe { pin(ctx, requester, iova, len, bits, &mut out) };
         if status != abi::DROGHER_OK {
@@ -138,7 +138,7 @@ impl Host {
         let ptr = NonNull::new(out.ptr.cast()).ok_or(PinError::Other(abi::DROGHER_ERR_FAULT))?;
         // No memory is larger than the address space.
         let len = usize::try_from(out.len).unwrap_or(usize::MAX);
-        Ok(PinnedMemory { host: self.clone(), ptr, len, access, handle: out.handle })
+        Ok(PinnedMemory { host: self.clone(), ptr, len, access, handle: out.handle, gpa: out.gpa })
     }
 
     /// Says that the device has written to this range in a way that the host does not see. After the
@@ -162,6 +162,7 @@ pub struct PinnedMemory {
     len: usize,
     access: PinAccess,
     handle: u64,
+    gpa: u64,
 }
 
 // SAFETY: all accesses are atomic, and the host takes `unpin` from any thread.
@@ -173,6 +174,11 @@ impl PinnedMemory {
     /// Bytes pinned.
     pub fn len(&self) -> usize {
         self.len
+    }
+
+    /// Where it lies in the guest's physical address space, for a log of the device's own.
+    pub fn gpa(&self) -> u64 {
+        self.gpa
     }
 
     /// Never true: what has no bytes is not pinned.

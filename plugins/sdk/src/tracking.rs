@@ -3,6 +3,7 @@
 use drogher_plugin_abi as abi;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 
 /// What a device's own log can do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,20 +40,34 @@ pub struct LogStart {
     pub bitmap: Option<SharedBits>,
 }
 
-/// The host's bitmap of tracking pages, in a memfd.
-#[derive(Debug)]
+/// The host's bitmap of tracking pages, in a memfd. When the log has stopped it is closed: nothing is
+/// marked any more, whoever still has a clone of this.
+#[derive(Clone, Debug)]
 pub struct SharedBits {
-    pub(crate) words: &'static [AtomicU64],
-    pub(crate) first_gpa: u64,
-    pub(crate) shift: u32,
-    pub(crate) fd: i32,
+    words: Arc<RwLock<Option<&'static [AtomicU64]>>>,
+    first_gpa: u64,
+    shift: u32,
+    fd: i32,
 }
 
 impl SharedBits {
+    /// `words` are good until [`Self::close`] returns: promised by the caller.
+    pub(crate) fn new(words: &'static [AtomicU64], first_gpa: u64, shift: u32, fd: i32) -> Self {
+        SharedBits { words: Arc::new(RwLock::new(Some(words))), first_gpa, shift, fd }
+    }
+
     /// Sets the bits of all tracking pages that a run touches, as far as there are bits. To be called
     /// after the store.
     pub fn mark(&self, run: &Range<u64>) {
-        mark(self.words, self.first_gpa, self.shift, run);
+        let words = self.words.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some(words) = *words {
+            mark(words, self.first_gpa, self.shift, run);
+        }
+    }
+
+    /// From its return on no bit is set. Waits for those who are setting one.
+    pub(crate) fn close(&self) {
+        *self.words.write().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     /// The memfd, to be given to a process of the device's; the host's to close.

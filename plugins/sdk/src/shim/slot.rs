@@ -1,6 +1,7 @@
 //! One instance: the device and the books about it.
 
 use super::guard;
+use crate::tracking::SharedBits;
 use crate::{
     Device, DeviceInfo, Failure, FailureKind, Host, LogCaps, LogStart, Params, PinKind, Preference,
     Read, State, StateFormat,
@@ -23,6 +24,8 @@ pub(super) struct Slot<D> {
     pub(super) preference: Option<Preference>,
     /// Bytes of a tracking page, while its log runs.
     logging: Option<u64>,
+    /// The host's bitmap, to be closed before the host may take it away.
+    bitmap: Option<SharedBits>,
 }
 
 impl<D: Device> Slot<D> {
@@ -35,6 +38,7 @@ impl<D: Device> Slot<D> {
             pin_kind: device.pin_kind(),
             preference: device.preference(),
             logging: None,
+            bitmap: None,
             host,
             params,
             device: Some(device),
@@ -82,13 +86,6 @@ impl<D: Device> Slot<D> {
     /// A device that panicked, also on a worker, is not trusted to reset itself: it is dropped and made
     /// anew.
     pub(super) fn reset(&mut self) -> i32 {
-        if self.logging.is_some() && self.broken.is_none() {
-            // Also of a device that is made anew: it lets go of the host's bitmap.
-            let status = self.run_anyway(|slot| slot.log_stop().map(|()| abi::DROGHER_OK));
-            if status != abi::DROGHER_OK && self.broken.is_none() {
-                return status;
-            }
-        }
         let anew = self.broken.take().is_some() | self.host.take_failed();
         let status = self.run_anyway(|slot| {
             if anew {
@@ -104,7 +101,7 @@ impl<D: Device> Slot<D> {
         if status == abi::DROGHER_OK {
             self.state = State::Stop;
             self.ndma = false;
-            self.logging = None;
+            self.end_log();
         } else if anew && self.broken.is_none() {
             self.broken = Some("The device could not be made anew".to_owned());
         }
@@ -207,7 +204,11 @@ impl<D: Device> Slot<D> {
             return Err(Failure::invalid("A bitmap is for a shared log, and for no other"));
         }
         let wish = start.page_size;
-        let chosen = self.device()?.log_start(start)?;
+        // Closed at once if the device fails or panics.
+        self.bitmap = start.bitmap.clone();
+        let chosen = guard(|| self.device()?.log_start(start))
+            .unwrap_or_else(|text| Err(Failure::fatal(format!("Panicked: {text}"))))
+            .inspect_err(|_| self.end_log())?;
         let offered = (caps.min_page..=caps.max_page).contains(&chosen) && chosen.is_power_of_two();
         if !offered || caps.shared && chosen != wish {
             let text =
@@ -225,8 +226,15 @@ impl<D: Device> Slot<D> {
     pub(super) fn log_stop(&mut self) -> Result<(), Failure> {
         self.log_page_size()?;
         self.device()?.log_stop()?;
-        self.logging = None;
+        self.end_log();
         Ok(())
+    }
+
+    fn end_log(&mut self) {
+        self.logging = None;
+        if let Some(bitmap) = self.bitmap.take() {
+            bitmap.close();
+        }
     }
 
     pub(super) fn param_set(&mut self, name: &str, value: &str) -> Result<(), Failure> {
@@ -240,5 +248,14 @@ impl<D: Device> Slot<D> {
         self.device()?.param_set(spec.name, &params)?;
         self.params = params;
         Ok(())
+    }
+}
+
+impl<D> Drop for Slot<D> {
+    /// Before the device: a worker of its may still be marking.
+    fn drop(&mut self) {
+        if let Some(bitmap) = self.bitmap.take() {
+            bitmap.close();
+        }
     }
 }

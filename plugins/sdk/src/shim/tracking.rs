@@ -99,7 +99,8 @@ unsafe fn start(given: &abi::LogStart) -> Result<LogStart, Failure> {
     let bitmap = match (given.words.is_null(), usize::try_from(given.word_count)) {
         (true, _) => None,
         (false, Ok(count)) if count <= isize::MAX as usize / 8 && given.words.is_aligned() => {
-            // SAFETY: not NULL, aligned, and the caller's promise; everybody's accesses are atomic.
+            // SAFETY: not NULL, aligned, and the caller's promise; everybody's accesses are atomic. The
+            // slot closes it before the log ends.
             let words =
                 unsafe { core::slice::from_raw_parts(given.words.cast::<AtomicU64>(), count) };
             let needed = before.saturating_sub(given.first_gpa).div_ceil(size).div_ceil(64);
@@ -110,7 +111,7 @@ unsafe fn start(given: &abi::LogStart) -> Result<LogStart, Failure> {
                 )));
             }
             let (first_gpa, shift, fd) = (given.first_gpa, given.page_shift, given.fd);
-            Some(SharedBits { words, first_gpa, shift, fd })
+            Some(SharedBits::new(words, first_gpa, shift, fd))
         }
         _ => return Err(Failure::invalid("A bitmap that cannot be")),
     };
