@@ -94,6 +94,7 @@ fn migrate(control: &Path, listen: &str, stop: &AtomicBool) -> anyhow::Result<Re
         downtime_ms: None,
         timeout_s: Some(60),
         timeout_strategy: None,
+        tracking: Default::default(),
         verify: true,
     };
     let mut progress = Progress::new(std::io::stdout());

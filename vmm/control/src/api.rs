@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use drogher_machine::tracking::Wishes;
 use drogher_migrate::options::{SourceOptions, TimeoutStrategy};
 use drogher_migrate::report::{Event, Report};
 use drogher_migrate::status::Status as MigrationStatus;
@@ -44,6 +45,9 @@ pub struct DeviceStatus {
     pub slot: String,
     /// The plugin's id.
     pub plugin: String,
+    /// What the user calls it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
     /// Its VFIO v2 state.
     pub state: String,
     /// Why it has failed, if it has.
@@ -100,6 +104,13 @@ pub struct MigrateRequest {
     /// Compare hashes of every page and state on both sides before the switch.
     #[serde(default)]
     pub verify: bool,
+    /// How devices' DMA is tracked in this migration, where it is said.
+    #[serde(default, skip_serializing_if = "is_unsaid")]
+    pub tracking: Wishes,
+}
+
+fn is_unsaid(wishes: &Wishes) -> bool {
+    *wishes == Wishes::default()
 }
 
 impl MigrateRequest {

@@ -432,9 +432,12 @@ impl Control for ProcessControl {
         self.0.engine.ask(Request::Migrate)?;
         let options = request.options();
         let hooks = TestHooks::from_env()?;
+        let wishes = request.tracking.clone();
         // The lease first: whoever is connected to is let down by an end without a word.
         let lease = self.0.lend_lease()?;
-        let stream = match self.0.reach(&request.to, &path) {
+        // What stands against it is said before anything starts, here or there.
+        let reached = guest.prepare_tracking(&wishes).map_err(Refusal::from);
+        let stream = match reached.and_then(|()| self.0.reach(&request.to, &path)) {
             Ok(stream) => stream,
             Err(refusal) => {
                 self.0.give_lease_back(lease);
@@ -453,8 +456,9 @@ impl Control for ProcessControl {
                 // Whoever asked may have gone.
                 let _ = events.send(MigrateLine::Event { of: event.clone() });
             });
-            process
-                .engage(&lines, || send(&guest, stream, lease, &process.engine, watch, &options));
+            process.engage(&lines, || {
+                send(&guest, stream, lease, &process.engine, watch, &options, &wishes)
+            });
         });
         let failed = match thread {
             Ok(_) => lend.send(lease).err().map(|back| (back.0, None)),
@@ -489,6 +493,7 @@ fn describe(guest: &Guest, gone: bool) -> VmStatus {
             .map(|device| crate::api::DeviceStatus {
                 slot: device.slot,
                 plugin: device.plugin,
+                name: device.name,
                 state: device.state,
                 error: device.error,
             })

@@ -10,7 +10,7 @@ use drogher_plugin_host::{
 };
 
 use super::describe::refusals;
-use super::plugin::{params_of, shape_of};
+use super::plugin::{keys_of, params_of, shape_of};
 use super::set::MAX_DEVICES;
 
 /// A device on trial is never started, so it asks for nothing.
@@ -56,6 +56,10 @@ fn check_one(config: &DeviceConfig, dirs: &[PathBuf]) -> Vec<Blocker> {
     let blocker = |code, error: &dyn std::error::Error, hint: &str| {
         vec![Blocker::new(code, chain(error), hint).about(config.label())]
     };
+    if let Err(error) = keys_of(config) {
+        let hint = "use the build of the source, which knows this key";
+        return blocker(BlockerCode::DeviceParams, &error, hint);
+    }
     let found = Plugin::find_by_id(&config.plugin, dirs);
     let plugin = match found.and_then(|file| Plugin::open(&file)) {
         Ok(plugin) => plugin,

@@ -10,7 +10,8 @@ use drogher_plugin_host::{
 
 use super::endpoint::{Endpoint, PluginName, Shape};
 use super::error::{DeviceError, Fault};
-use super::set::Maker;
+use super::keys::DeviceKeys;
+use super::set::{Made, Maker};
 
 pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -311,7 +312,7 @@ pub fn makers(
     devices: &[Can],
     made: &Arc<Mutex<Vec<Arc<Fake>>>>,
     calls: &Arc<Mutex<Vec<String>>>,
-) -> Vec<Maker<'static>> {
+) -> Vec<Made<'static>> {
     let maker = |(number, &can): (usize, &Can)| -> Maker<'static> {
         let (made, calls) = (Arc::clone(made), Arc::clone(calls));
         Box::new(move |_, requester, services| {
@@ -339,5 +340,5 @@ pub fn makers(
             Ok::<Arc<dyn Endpoint>, DeviceError>(fake)
         })
     };
-    devices.iter().enumerate().map(maker).collect()
+    devices.iter().enumerate().map(|each| (DeviceKeys::default(), maker(each))).collect()
 }

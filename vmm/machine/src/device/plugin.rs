@@ -11,6 +11,7 @@ use drogher_plugin_host::{
 
 use super::endpoint::{Endpoint, PluginName, Shape};
 use super::error::{DeviceError, Fault};
+use super::keys::{DeviceKeys, KeyError, PREFIX};
 use super::set::Maker;
 
 struct PluginDevice {
@@ -25,9 +26,22 @@ pub fn maker(file: PathBuf, params: Vec<(String, String)>) -> Maker<'static> {
     Box::new(move |name, requester, services| create(&file, name, &params, requester, services))
 }
 
-/// The parameters that the source of a migration had.
+/// The plugin's parameters at the source of a migration.
 pub fn params_of(config: &DeviceConfig) -> Vec<(String, String)> {
-    config.params.iter().map(|param| (param.key.clone(), param.value.clone())).collect()
+    let own = config.params.iter().filter(|param| !param.key.starts_with(PREFIX));
+    own.map(|param| (param.key.clone(), param.value.clone())).collect()
+}
+
+/// What the VMM of the source was told of the device.
+///
+/// # Errors
+/// A key or value that is unknown here.
+pub fn keys_of(config: &DeviceConfig) -> Result<DeviceKeys, KeyError> {
+    let mut keys = DeviceKeys::default();
+    for param in config.params.iter().filter(|param| param.key.starts_with(PREFIX)) {
+        keys.set(&param.key, &param.value)?;
+    }
+    Ok(keys)
 }
 
 /// Loads the plugin in `file` and makes a device of it; `name` (the RID) and the plugin's id name it
