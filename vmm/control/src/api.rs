@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use drogher_machine::tracking::Wishes;
+use drogher_machine::tracking::{Choice, Require, TrackingPageSize, TrackingStatus, Wish, Wishes};
 use drogher_migrate::options::{SourceOptions, TimeoutStrategy};
 use drogher_migrate::report::{Event, Report};
 use drogher_migrate::status::Status as MigrationStatus;
@@ -74,6 +74,9 @@ pub struct VmStatus {
     pub lease: Option<String>,
     /// Devices in slot order.
     pub devices: Vec<DeviceStatus>,
+    /// How their DMA is tracked, or would be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tracking: Option<TrackingStatus>,
 }
 
 /// The answer to `GET /v1/status`: QEMU's `query-migrate` fields, and the guest beside them.
@@ -131,6 +134,49 @@ impl MigrateRequest {
     }
 }
 
+/// The body of `PUT /v1/tracking`: from now on.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct TrackingRequest {
+    /// A device by name, `bb:dd.f` or plugin; all, if none is named.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device: Option<String>,
+    /// The provider.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tracker: Option<Wish>,
+    /// The tracking page size.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub page: Option<TrackingPageSize>,
+    /// What reports have to be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub require: Option<Require>,
+}
+
+impl TrackingRequest {
+    /// What it says.
+    #[must_use]
+    pub fn choice(&self) -> Choice {
+        Choice {
+            provider: self.tracker,
+            page_size: self.page,
+            require_exact: self.require.map(|require| require == Require::Exact),
+            ..Choice::default()
+        }
+    }
+}
+
+/// The body of `PUT /v1/params`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ParamRequest {
+    /// A device by name, `bb:dd.f`, or its plugin if no other device has the same.
+    pub device: String,
+    /// The parameter.
+    pub name: String,
+    /// Its new value.
+    pub value: String,
+}
+
 /// What became of the guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -171,5 +217,8 @@ pub enum MigrateLine {
         message: String,
         /// Figures.
         report: Box<Report>,
+        /// How the devices' DMA was tracked, if it came to that.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        tracking: Option<Box<TrackingStatus>>,
     },
 }

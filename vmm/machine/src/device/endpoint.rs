@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use drogher_plugin_host::{DeviceInfo, PrecopyInfo, Read, State, StateFormat};
+use drogher_plugin_host::{DeviceInfo, ParamInfo, PrecopyInfo, Read, State, StateFormat};
 use drogher_tracking::{DeviceLog, LogCaps, PinBoard, Pins, Preference};
 
 use super::error::Fault;
@@ -82,6 +82,14 @@ pub trait Endpoint: Send + Sync {
     fn write_state(&self, data: &[u8]) -> Result<(), Fault>;
     /// Every effective parameter, also those left at their default.
     fn params(&self) -> Result<Vec<(String, String)>, Fault>;
+    /// The parameters that its plugin describes.
+    fn param_infos(&self) -> Vec<ParamInfo> {
+        Vec::new()
+    }
+    /// Sets one while the device lives.
+    fn set_param(&self, name: &str, value: &str) -> Result<(), Fault> {
+        Err(format!("{name}={value}: this plugin has no parameters").into())
+    }
     /// What it brings for its tracking.
     fn tracking(&self) -> Tracking {
         Tracking::default()

@@ -227,6 +227,14 @@ pub enum DeviceError {
         #[source]
         source: Fault,
     },
+    /// A name that is not exactly one device's.
+    #[error("{asked:?} is not one device; name one of: {known}")]
+    NotOne {
+        /// As asked for.
+        asked: String,
+        /// The labels that there are.
+        known: String,
+    },
     /// There is no device of this index.
     #[error("There is no device {0}")]
     NoDevice(usize),

@@ -5,7 +5,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use drogher_iommu::{Iova, Requester};
 use drogher_plugin_host::{
-    DeviceInfo, Doorbell, HostServices, PrecopyInfo, Read, Region, State, StateFormat,
+    DeviceInfo, Doorbell, HostServices, ParamInfo, ParamKind, PrecopyInfo, Read, Region, State,
+    StateFormat,
 };
 
 use super::endpoint::{Endpoint, PluginName, Shape};
@@ -28,6 +29,7 @@ struct Inner {
     loaded: Vec<u8>,
     doorbells: Vec<u32>,
     refuse: BTreeSet<&'static str>,
+    colour: String,
     /// Asked for when it is stopped, before the stop is done.
     last_irq: Option<u16>,
 }
@@ -254,8 +256,34 @@ impl Endpoint for Fake {
         Ok(())
     }
 
+    fn param_infos(&self) -> Vec<ParamInfo> {
+        vec![colour()]
+    }
+
+    fn set_param(&self, name: &str, value: &str) -> Result<(), Fault> {
+        let mut inner = self.allow("set")?;
+        if name != "colour" {
+            return Err(format!("no parameter {name}").into());
+        }
+        colour().check(value)?;
+        inner.colour = value.into();
+        Ok(())
+    }
+
     fn params(&self) -> Result<Vec<(String, String)>, Fault> {
-        Ok(vec![("colour".into(), "blue".into())])
+        Ok(vec![("colour".into(), self.inner().colour.clone())])
+    }
+}
+
+/// The one parameter.
+fn colour() -> ParamInfo {
+    ParamInfo {
+        name: "colour".into(),
+        kind: ParamKind::Text,
+        default: "blue".into(),
+        doc: "What it looks like".into(),
+        runtime: true,
+        compat: false,
     }
 }
 
@@ -326,6 +354,7 @@ pub fn makers(
                 loaded: Vec::new(),
                 doorbells: Vec::new(),
                 refuse: BTreeSet::new(),
+                colour: "blue".into(),
                 last_irq: None,
             };
             let fake = Arc::new(Fake {

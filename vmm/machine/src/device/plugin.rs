@@ -6,10 +6,10 @@ use std::sync::Arc;
 use drogher_iommu::Requester;
 use drogher_migrate::DeviceConfig;
 use drogher_plugin_host::{
-    HostServices, Instance, InstanceConfig, Plugin, PrecopyInfo, Read, State,
+    HostServices, Instance, InstanceConfig, ParamInfo, Plugin, PrecopyInfo, Read, State,
 };
 
-use super::endpoint::{Endpoint, PluginName, Shape};
+use super::endpoint::{Endpoint, PluginName, Shape, Tracking};
 use super::error::{DeviceError, Fault};
 use super::keys::{DeviceKeys, KeyError, PREFIX};
 use super::set::Maker;
@@ -86,6 +86,16 @@ pub fn shape_of(plugin: &Plugin, instance: &Instance) -> Shape {
     }
 }
 
+/// What an instance brings for its tracking.
+pub fn tracking_of(instance: &Instance) -> Tracking {
+    Tracking {
+        log: instance.device_log(),
+        pins: instance.pins(),
+        pin_board: instance.pin_board(),
+        preference: instance.preference(),
+    }
+}
+
 impl Endpoint for PluginDevice {
     fn shape(&self) -> &Shape {
         &self.shape
@@ -145,6 +155,18 @@ impl Endpoint for PluginDevice {
 
     fn write_state(&self, data: &[u8]) -> Result<(), Fault> {
         Ok(self.instance.write_state(data)?)
+    }
+
+    fn tracking(&self) -> Tracking {
+        tracking_of(&self.instance)
+    }
+
+    fn param_infos(&self) -> Vec<ParamInfo> {
+        self.instance.params().to_vec()
+    }
+
+    fn set_param(&self, name: &str, value: &str) -> Result<(), Fault> {
+        Ok(self.instance.param_set(name, value)?)
     }
 
     fn params(&self) -> Result<Vec<(String, String)>, Fault> {

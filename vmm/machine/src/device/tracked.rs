@@ -4,11 +4,12 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use drogher_iommu_types::mutant;
-use drogher_tracking::{Device, DeviceCaps, Dma};
+use drogher_tracking::Device;
 
 use super::error::DeviceError;
 use super::function::PciDevice;
 use super::life::Life;
+use crate::tracking::Subject;
 
 /// Since when a device stands in early NDMA, and until when. Apart from the rest of its life, so that
 /// whoever asks waits for no call into the device.
@@ -49,20 +50,8 @@ impl Early {
 
 impl PciDevice {
     /// What tracking has to know of it.
-    pub fn caps(&self) -> DeviceCaps {
-        let (shape, tracking) = (self.shape(), self.endpoint.tracking());
-        DeviceCaps {
-            rid: self.rid(),
-            label: self.name().map_or_else(|| self.rid().to_string(), str::to_owned),
-            plugin: shape.plugin.id.clone(),
-            version: shape.plugin.version.clone(),
-            dma: if self.keys().is_raw() { Dma::Raw } else { Dma::ThroughIommu },
-            log: tracking.log.map(|(caps, _)| caps),
-            pins: tracking.pins,
-            ndma: shape.ndma,
-            migratable: shape.migration.is_some(),
-            preference: tracking.preference,
-        }
+    pub fn subject(&self) -> Subject {
+        Subject::new(self.rid(), self.keys(), self.shape(), self.endpoint.tracking())
     }
 
     fn tracking_error(
@@ -77,7 +66,7 @@ impl PciDevice {
     pub(super) fn attach_tracking(&self) -> Result<(), DeviceError> {
         let tracking = self.endpoint.tracking();
         let device = Device {
-            caps: self.caps(),
+            caps: self.subject().caps,
             log: tracking.log.map(|(_, log)| log),
             pins: tracking.pin_board,
         };

@@ -9,11 +9,12 @@ use std::time::Duration;
 
 use drogher_migrate::{BlockerList, GuestEnd, LeaseError, Permits, VmId};
 
-use crate::device::DeviceError;
+use crate::device::{DeviceError, DeviceParams};
 use crate::events::GuestEvent;
 use crate::machine::{Machine, MachineError};
 use crate::tracking::{
-    self, Choice, Explanation, TrackingControl, TrackingError, TrackingStatus, Wishes,
+    self, Choice, Explanation, RefusalCode, RefusalList, TrackingControl, TrackingError,
+    TrackingStatus, Wishes,
 };
 
 /// Longest time for the vCPUs to leave the guest. A vCPU that waits for a device's register
@@ -38,6 +39,14 @@ pub enum GuestError {
     /// It cannot be moved; every reason, one a line.
     #[error("This guest cannot be moved:\n{0}")]
     Blocked(BlockerList),
+    /// A parameter of a device was not set.
+    #[error(transparent)]
+    Param(DeviceError),
+    /// Not while it is being moved.
+    #[error(
+        "The guest is being moved, and the other side has its devices' parameters; try again later"
+    )]
+    Migrating,
     /// A migration has stopped it.
     #[error("The guest is stopped for the switchover of a migration; try again when it has ended")]
     Switching,
@@ -85,7 +94,7 @@ impl Guest {
     /// A guest that doesn't run yet.
     #[must_use]
     pub fn new(machine: Machine, vm_id: VmId, lease_path: PathBuf) -> Arc<Self> {
-        let tracking = TrackingControl::default();
+        let tracking = TrackingControl::measuring();
         Arc::new(Self { machine, tracking, vm_id, lease_path, run: Mutex::default() })
     }
 
@@ -106,6 +115,20 @@ impl Guest {
         &self.tracking
     }
 
+    /// Takes what the operator says of tracking at the start.
+    ///
+    /// # Errors
+    /// It names devices that there are not.
+    pub fn set_wishes(&self, wishes: &Wishes) -> Result<(), GuestError> {
+        self.tracking.set_wishes(wishes);
+        let mut refusals = self.explain(&Wishes::default()).refusals;
+        refusals.retain(|refusal| refusal.code == RefusalCode::NoSuchDevice);
+        if refusals.is_empty() {
+            return Ok(());
+        }
+        Err(TrackingError::Refused(RefusalList(refusals)).into())
+    }
+
     /// Plans the tracking of a migration with these `wishes` of its own. Nothing starts.
     ///
     /// # Errors
@@ -120,13 +143,13 @@ impl Guest {
     /// What would track its devices in a migration with these `wishes` of its own, and why.
     #[must_use]
     pub fn explain(&self, wishes: &Wishes) -> Explanation {
-        self.tracking.explain(self.machine.devices(), self.machine.spaces(), wishes)
+        self.tracking.explain(self.machine.devices(), wishes)
     }
 
     /// How the tracking of its devices stands.
     #[must_use]
     pub fn tracking_status(&self) -> TrackingStatus {
-        self.tracking.status(self.machine.devices(), self.machine.spaces())
+        self.tracking.status(self.machine.devices())
     }
 
     /// The figures of the last migration's tracking, or the present one's.
@@ -145,8 +168,30 @@ impl Guest {
         if run.switching {
             return Err(GuestError::Switching);
         }
-        let (devices, spaces) = (self.machine.devices(), self.machine.spaces());
-        Ok(self.tracking.switch(devices, spaces, device, choice)?)
+        Ok(self.tracking.switch(self.machine.devices(), device, choice)?)
+    }
+
+    /// The parameters of its devices.
+    #[must_use]
+    pub fn params(&self) -> Vec<DeviceParams> {
+        self.machine.devices().params()
+    }
+
+    /// Sets a parameter of a device that lives.
+    ///
+    /// # Errors
+    /// In a migration, whose other side has the parameters of its beginning; there is no such device,
+    /// parameter or value.
+    pub fn set_param(&self, device: &str, name: &str, value: &str) -> Result<(), GuestError> {
+        let run = self.lock();
+        if run.switching {
+            return Err(GuestError::Switching);
+        }
+        if self.tracking.is_active() {
+            return Err(GuestError::Migrating);
+        }
+        let set = self.machine.devices().set_param(device, name, value);
+        set.map_err(GuestError::Param)
     }
 
     /// The VM's id.

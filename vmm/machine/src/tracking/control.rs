@@ -7,8 +7,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use drogher_iommu_types::{DirtyBitmap, Gpa};
 use drogher_tracking::{Choice, Class, Costs, Explanation, Plan, Refusal, SpaceError};
 
+use super::measure;
 use super::operator::{Operator, Wishes};
-use super::plan::{self, RefusalList};
+use super::plan::{self, RefusalList, Subject};
 use super::spaces::{Space, Spaces};
 use super::view::{DeviceTracking, SpaceTracking, TrackerView, TrackingStatus};
 use crate::device::{DeviceError, DeviceSet};
@@ -57,6 +58,8 @@ struct State {
 #[derive(Default)]
 pub struct TrackingControl {
     state: Mutex<State>,
+    /// What providers cost here decides where nobody else does.
+    measures: bool,
 }
 
 impl std::fmt::Debug for TrackingControl {
@@ -66,6 +69,24 @@ impl std::fmt::Debug for TrackingControl {
 }
 
 impl TrackingControl {
+    /// One that lets a short measurement decide where neither operator nor plugin does.
+    #[must_use]
+    pub fn measuring() -> Self {
+        Self { measures: true, ..Self::default() }
+    }
+
+    fn planned(
+        &self,
+        subjects: &[Subject],
+        operator: &Operator,
+    ) -> Result<Vec<Plan>, Vec<Refusal>> {
+        let policy = operator.policy(subjects);
+        match self.measures {
+            true => plan::plan(subjects, &policy, measure::costs()),
+            false => plan::plan(subjects, &policy, &Costs::default()),
+        }
+    }
+
     // Each change is made whole before it is stored.
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -78,10 +99,11 @@ impl TrackingControl {
 
     /// What would run in a migration with these `wishes` of its own, and why; or what is against it.
     #[must_use]
-    pub fn explain(&self, devices: &DeviceSet, spaces: &Spaces, wishes: &Wishes) -> Explanation {
+    pub fn explain(&self, devices: &DeviceSet, wishes: &Wishes) -> Explanation {
+        let subjects = plan::subjects(devices);
         let mut operator = self.state().operator.clone();
-        operator.over(wishes, devices);
-        planned(devices, spaces, &operator).into()
+        operator.over(wishes, &subjects);
+        self.planned(&subjects, &operator).into()
     }
 
     /// Plans a migration with these `wishes` of its own. Nothing starts.
@@ -94,11 +116,12 @@ impl TrackingControl {
         spaces: &Spaces,
         wishes: &Wishes,
     ) -> Result<(), Vec<Refusal>> {
+        let subjects = plan::subjects(devices);
         let mut state = self.state();
         let mut operator = state.operator.clone();
-        operator.over(wishes, devices);
-        let plans = planned(devices, spaces, &operator)?;
-        let spaces = plan::used(devices, spaces).into();
+        operator.over(wishes, &subjects);
+        let plans = self.planned(&subjects, &operator)?;
+        let spaces = plan::used(&subjects, spaces).into();
         devices.forget_early();
         state.session = Some(Session { operator, plans, spaces, running: false });
         Ok(())
@@ -189,22 +212,22 @@ impl TrackingControl {
     pub fn switch(
         &self,
         devices: &DeviceSet,
-        spaces: &Spaces,
         device: Option<&str>,
         choice: Choice,
     ) -> Result<(), TrackingError> {
+        let subjects = plan::subjects(devices);
         let mut state = self.state();
         let say = |operator: &Operator| {
             let mut operator = operator.clone();
             match device {
                 Some(device) => operator.say(device, choice),
-                None => operator.say_of_all(choice, devices),
+                None => operator.say_of_all(choice, &subjects),
             }
             operator
         };
-        let before = planned(devices, spaces, &state.operator).err().unwrap_or_default();
+        let before = self.planned(&subjects, &state.operator).err().unwrap_or_default();
         let operator = say(&state.operator);
-        let mut refusals = planned(devices, spaces, &operator).err().unwrap_or_default();
+        let mut refusals = self.planned(&subjects, &operator).err().unwrap_or_default();
         // What stood against a migration before is no reason against this change.
         refusals.retain(|refusal| !before.contains(refusal));
         if !refusals.is_empty() {
@@ -212,8 +235,8 @@ impl TrackingControl {
         }
         if let Some(session) = &mut state.session {
             let operator = say(&session.operator);
-            let plans = planned(devices, spaces, &operator)
-                .map_err(|refusals| TrackingError::Refused(RefusalList(refusals)))?;
+            let plans = self.planned(&subjects, &operator);
+            let plans = plans.map_err(|list| TrackingError::Refused(RefusalList(list)))?;
             session.switch(plans)?;
             session.operator = operator;
         }
@@ -221,16 +244,22 @@ impl TrackingControl {
         Ok(())
     }
 
+    /// True while trackers run.
+    #[must_use]
+    pub fn is_active(&self) -> bool {
+        self.state().session.as_ref().is_some_and(|session| session.running)
+    }
+
     /// How it stands: in a migration, what runs; else what would run, beside the figures of the last
     /// migration.
     #[must_use]
-    pub fn status(&self, devices: &DeviceSet, spaces: &Spaces) -> TrackingStatus {
+    pub fn status(&self, devices: &DeviceSet) -> TrackingStatus {
         let state = self.state();
         if state.session.as_ref().is_some_and(|session| session.running) {
             return view(&state, devices);
         }
         let mut status = TrackingStatus::default();
-        match planned(devices, spaces, &state.operator) {
+        match self.planned(&plan::subjects(devices), &state.operator) {
             Ok(plans) => status.devices = DeviceTracking::of(&plans),
             Err(refusals) => status.refusals = refusals,
         }
@@ -277,14 +306,6 @@ const DEGRADED: &str = "degraded: no tracker; everything mapped is sent at every
 fn in_space(space: &Space) -> impl FnOnce(SpaceError) -> TrackingError + use<> {
     let space = space.label().to_owned();
     move |source| TrackingError::Space { space, source }
-}
-
-fn planned(
-    devices: &DeviceSet,
-    spaces: &Spaces,
-    operator: &Operator,
-) -> Result<Vec<Plan>, Vec<Refusal>> {
-    plan::plan(devices, spaces, &operator.policy(devices), &Costs::default())
 }
 
 fn view(state: &State, devices: &DeviceSet) -> TrackingStatus {

@@ -62,12 +62,12 @@ impl Bed {
     }
 
     fn status(&self) -> TrackingStatus {
-        self.control.status(&self.rig.set, &self.rig.spaces)
+        self.control.status(&self.rig.set)
     }
 
     fn switch(&self, device: Option<&str>, choice: &str) -> Result<(), TrackingError> {
         let choice: Choice = choice.parse().expect("a choice");
-        self.control.switch(&self.rig.set, &self.rig.spaces, device, choice)
+        self.control.switch(&self.rig.set, device, choice)
     }
 
     fn unlimited(&self) -> Vec<u64> {

@@ -7,6 +7,7 @@
 
 mod control;
 mod counts;
+mod measure;
 mod operator;
 mod plan;
 mod spaces;
@@ -14,12 +15,13 @@ mod view;
 
 pub use control::{TrackingControl, TrackingError};
 pub use operator::{Require, Wishes};
-pub use plan::{IOMMU_MODEL, RefusalList, blockers};
+pub use plan::{IOMMU_MODEL, RefusalList, Subject, blockers, explain};
 pub use spaces::{RamMap, Space, Spaces, SpacesError};
 pub use view::{DeviceTracking, SpaceTracking, TrackerView, TrackingStatus};
 
 pub use drogher_tracking::{
-    Choice, Class, DeviceRule, Explanation, Policy, ProviderKind, TrackingPageSize, Wish,
+    Choice, Class, DeviceRule, Explanation, Policy, ProviderKind, RefusalCode, TrackingPageSize,
+    Wish,
 };
 
 #[cfg(test)]

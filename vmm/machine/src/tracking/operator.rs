@@ -4,7 +4,7 @@
 use drogher_tracking::{Choice, DeviceRule, EarlyNdma, Policy, TrackingPageSize, Wish};
 use serde::{Deserialize, Serialize};
 
-use crate::device::DeviceSet;
+use super::plan::Subject;
 
 /// Word for the devices that nothing tracks, where a device's name is expected.
 const UNTRACKED: &str = "untracked";
@@ -96,30 +96,30 @@ impl Operator {
     }
 
     /// Says something of all devices, which is stronger than what was said of each.
-    pub(super) fn say_of_all(&mut self, choice: Choice, devices: &DeviceSet) {
+    pub(super) fn say_of_all(&mut self, choice: Choice, devices: &[Subject]) {
         // Of all, not by name: who has no NDMA is then passed over.
         self.global.early_ndma = choice.early_ndma.or(self.global.early_ndma);
         let named = Choice { early_ndma: None, ..choice };
         if named != Choice::default() {
-            for device in devices.devices() {
-                self.say(&device.rid().to_string(), named);
+            for device in devices {
+                self.say(&device.caps.rid.to_string(), named);
             }
         }
     }
 
     /// A migration's own wishes, over all that was said before.
-    pub(super) fn over(&mut self, wishes: &Wishes, devices: &DeviceSet) {
+    pub(super) fn over(&mut self, wishes: &Wishes, devices: &[Subject]) {
         self.say_of_all(wishes.choice(), devices);
         self.early(wishes);
     }
 
     /// All of it, and what was said of each device when it was made, which is stronger than what was
     /// said of all at the start.
-    pub(super) fn policy(&self, devices: &DeviceSet) -> Policy {
-        let keys = devices.devices().iter().filter_map(|device| {
-            let choice = device.keys().tracking;
-            let rule = DeviceRule { device: device.rid().to_string(), choice };
-            (choice != Choice::default()).then_some(rule)
+    pub(super) fn policy(&self, devices: &[Subject]) -> Policy {
+        let said = devices.iter().filter(|device| device.choice != Choice::default());
+        let keys = said.map(|device| DeviceRule {
+            device: device.caps.rid.to_string(),
+            choice: device.choice,
         });
         Policy { global: self.global, devices: keys.chain(self.rules.iter().cloned()).collect() }
     }

@@ -75,6 +75,11 @@ impl Space {
     }
 }
 
+/// What the address space of a device is called.
+pub(super) fn space_label(keys: &DeviceKeys, rid: Rid) -> String {
+    if keys.is_raw() { format!("raw {rid}") } else { keys.space().to_owned() }
+}
+
 /// A range of RAM, and where it lies in memory.
 #[derive(Clone, Debug)]
 pub struct RamMap {
@@ -128,7 +133,7 @@ impl Spaces {
     /// # Errors
     /// It has to be made, and cannot be had.
     pub fn of(&self, keys: &DeviceKeys, rid: Rid) -> Result<Arc<Space>, SpacesError> {
-        let label = if keys.is_raw() { format!("raw {rid}") } else { keys.space().to_owned() };
+        let label = space_label(keys, rid);
         if label == MAIN_SPACE {
             return Ok(Arc::clone(&self.main));
         }
