@@ -48,10 +48,10 @@
  * and PRE_COPY_P2P outside NDMA; elsewhere the host refuses them, whatever the plugin does, and counts
  * them as the plugin's fault.
  *
- * Extension ids of a plugin: drogher.migration/1, drogher.ndma/1, drogher.params/1, drogher.prefers/1;
- * of the host: drogher.dma/1; of both: drogher.dma-log/1, drogher.dma-pin/1. Reserved for later:
- * drogher.net-port/1, drogher.inspect/1, and everything that begins with "drogher.". An extension that
- * must break gets a new number. Other makers' ids begin with a domain of theirs.
+ * Extension ids of a plugin: drogher.migration/1, drogher.ndma/1, drogher.params/1, drogher.prefers/1,
+ * drogher.pci-caps/1; of the host: drogher.dma/1; of both: drogher.dma-log/1, drogher.dma-pin/1,
+ * drogher.net-port/1. Reserved for later: drogher.inspect/1, and everything that begins with "drogher.".
+ * An extension that must break gets a new number. Other makers' ids begin with a domain of theirs.
  */
 
 #include <stdint.h>
@@ -85,6 +85,12 @@ typedef struct drogher_host_ctx drogher_host_ctx;
 
 // Offered by a plugin: drogher_prefers.
 #define DROGHER_EXT_PREFERS "drogher.prefers/1"
+
+// Offered by a plugin: drogher_pci_caps.
+#define DROGHER_EXT_PCI_CAPS "drogher.pci-caps/1"
+
+// Offered by a plugin: drogher_net_port; by the host: drogher_net_port_host.
+#define DROGHER_EXT_NET_PORT "drogher.net-port/1"
 
 
 // Success.
@@ -284,6 +290,36 @@ typedef struct drogher_host_ctx drogher_host_ctx;
 // None: everything mapped counts as dirty.
 #define DROGHER_TRACKER_ALL 5
 
+// The id of a vendor-specific capability, the only one that a plugin may have; all others are the
+// host's.
+#define DROGHER_PCI_CAP_VENDOR 9
+
+// Most bytes of one capability.
+#define DROGHER_PCI_CAP_LEN_MAX 64
+
+// Most capabilities of a device. All of them, each rounded up to 4 bytes, have to fit into the 172
+// bytes that the host leaves.
+#define DROGHER_PCI_CAPS_MAX 16
+
+// What lies behind the first three bytes is the plugin's to `read` and `write`; `data` is not looked
+// at there.
+#define DROGHER_PCI_CAP_ACCESS 1
+
+// All flags of this version. The others must be 0.
+#define DROGHER_PCI_CAP_FLAGS 1
+
+// Most ports of a device.
+#define DROGHER_NET_PORTS_MAX 8
+
+// Most bytes of a frame, from the destination address on, without FCS.
+#define DROGHER_NET_FRAME_MAX 65536
+
+// Fewest: two addresses and a type.
+#define DROGHER_NET_FRAME_MIN 14
+
+// Longest wait of one call, in ms.
+#define DROGHER_NET_WAIT_MAX_MS 1000
+
 // "DROGHER1" as a little-endian number.
 #define DROGHER_PLUGIN_MAGIC 3553979232685085252
 
@@ -292,7 +328,7 @@ typedef struct drogher_host_ctx drogher_host_ctx;
 
 // Grows with each addition. A host takes every minor of its major, older or newer: what is there
 // is said by the sizes of the structs and the ids of the extensions, not by this number.
-#define DROGHER_ABI_MINOR 1
+#define DROGHER_ABI_MINOR 2
 
 // A panic or uncaught exception in this plugin ends the process (it cannot be turned into an
 // error of the device). To be declared, so that an operator may refuse it.
@@ -974,6 +1010,95 @@ typedef struct drogher_prefers {
   // [serialised] [deadline: call]
   int32_t (*get)(void *dev, struct drogher_preference *out);
 } drogher_prefers;
+
+// One capability. Zeroed and sized by the host, filled in by the plugin.
+typedef struct drogher_pci_cap {
+  // sizeof, as the host was compiled.
+  uint32_t size;
+  // DROGHER_PCI_CAP_ACCESS.
+  uint32_t flags;
+  // DROGHER_PCI_CAP_VENDOR.
+  uint8_t id;
+  // Bytes of it, its id, pointer and length included: 4 to DROGHER_PCI_CAP_LEN_MAX.
+  uint8_t length;
+  // Must be 0.
+  uint8_t reserved[6];
+  // Its bytes, constant for the guest. The first three, id, pointer and length, are the host's and
+  // must be 0; so must be those from `length` on.
+  uint8_t data[64];
+} drogher_pci_cap;
+
+// Capabilities of a device in the list that begins at offset 0x34, behind the host's own, in order.
+// Constant during the life of an instance.
+typedef struct drogher_pci_caps {
+  // sizeof, as the plugin was compiled.
+  uint32_t size;
+  // Must be 0.
+  uint32_t flags;
+  // Fills in capability `n`; DROGHER_ERR_NOENT behind the last one. Called after `create`.
+  // [serialised] [deadline: call]
+  int32_t (*get)(void *dev, uint32_t n, struct drogher_pci_cap *out);
+  // Reads `len` bytes of capability `n`, which has DROGHER_PCI_CAP_ACCESS, from its byte `offset`
+  // on: 3 or more, and inside it. In any state but ERROR. On failure the guest reads all ones. NULL
+  // if no capability has the flag.
+  // [serialised] [deadline: call]
+  int32_t (*read)(void *dev, uint32_t n, uint32_t offset, void *data, uint32_t len);
+  // Writes to it; likewise. On failure the write is lost.
+  // [serialised] [deadline: call]
+  int32_t (*write)(void *dev, uint32_t n, uint32_t offset, const void *data, uint32_t len);
+} drogher_pci_caps;
+
+// What a plugin says of its ports. Zeroed and sized by the host, filled in by the plugin.
+typedef struct drogher_net_ports {
+  // sizeof, as the host was compiled.
+  uint32_t size;
+  // Ports: 1 to DROGHER_NET_PORTS_MAX. They are counted from 0.
+  uint32_t count;
+} drogher_net_ports;
+
+// The plugin's side. What is at the other end of a port is the operator's choice, and may be nothing.
+typedef struct drogher_net_port {
+  // sizeof, as the plugin was compiled.
+  uint32_t size;
+  // Must be 0.
+  uint32_t flags;
+  // Fills in how many ports this instance has; constant during its life. Called after `create`.
+  // [serialised] [deadline: call]
+  int32_t (*get)(void *dev, struct drogher_net_ports *out);
+} drogher_net_port;
+
+// The host's side. Frames pass where DMA and interrupts do: in the running states, outside NDMA. Where
+// they do not, those that arrive wait, as far as there is room; what then finds none, or a wire that is
+// down, is dropped and counted, as on a real wire. A frame that waits when the device is moved is
+// dropped, unless the device has taken it before: frames in its hands belong into its state.
+//
+// Status: DROGHER_OK; DROGHER_ERR_PERM in a state that allows no frames, or in NDMA; DROGHER_ERR_NOENT
+// for a port that the plugin did not declare; DROGHER_ERR_INVAL for NULL or a length that no frame
+// has; DROGHER_ERR_SHUTDOWN. No function but `wait` blocks.
+typedef struct drogher_net_port_host {
+  // sizeof, as the host was compiled.
+  uint32_t size;
+  // 0 in this version.
+  uint32_t flags;
+  // Sends a frame of DROGHER_NET_FRAME_MIN to DROGHER_NET_FRAME_MAX bytes; it is copied. DROGHER_OK
+  // also if it is dropped.
+  // [any]
+  int32_t (*send)(drogher_host_ctx *ctx, uint32_t port, const void *data, uint64_t len);
+  // Takes the first frame that waits: into `data`, of `cap` bytes, its length into `*len`.
+  // DROGHER_ERR_NOMSG if there is none; DROGHER_ERR_RANGE, with the length needed, if there is no
+  // room for it: it then stays the first.
+  // [any]
+  int32_t (*receive)(drogher_host_ctx *ctx, uint32_t port, void *data, uint64_t cap, uint64_t *len);
+  // Returns when a frame may be received at a port of `ports` (bit n: port n), with those ports in
+  // `*ready`; when `wake` was called, or after `timeout_ms`, at most DROGHER_NET_WAIT_MAX_MS, with
+  // none. While no frames pass it waits for the latter two. For a thread of the plugin's own, and
+  // for one at a time.
+  // [any]
+  int32_t (*wait)(drogher_host_ctx *ctx, uint64_t ports, uint32_t timeout_ms, uint64_t *ready);
+  // Ends the `wait` that is under way, or else the next one.
+  // [any]
+  int32_t (*wake)(drogher_host_ctx *ctx);
+} drogher_net_port_host;
 
 // What a plugin exports, as constant data under the name `drogher_plugin_entry`.
 //

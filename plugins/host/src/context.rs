@@ -31,10 +31,42 @@ pub trait HostServices: Send + Sync {
     /// The device writes a line to the log: bounded in length and rate.
     fn log(&self, level: LogLevel, text: &str);
 
+    /// The wires in its ports. None: every port is open, and frames go nowhere.
+    fn wires(&self) -> Option<Arc<dyn Wires>> {
+        None
+    }
+
     /// The device went to ERROR; its DMA and interrupts have ended. Called once each time.
     fn failed(&self, cause: &Cause) {
         let _ = cause;
     }
+}
+
+/// What became of taking a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Received {
+    /// It is in the buffer, so many bytes.
+    Frame(usize),
+    /// It is longer than the buffer, and still there.
+    TooLong(usize),
+    /// There is none.
+    Nothing,
+}
+
+/// The wires in the ports of a device. Any thread may call, and nothing but `wait` blocks.
+pub trait Wires: Send + Sync {
+    /// Sends a frame; what cannot be sent is dropped and counted.
+    fn send(&self, port: u32, frame: &[u8]);
+    /// Takes the first frame that waits.
+    fn receive(&self, port: u32, buffer: &mut [u8]) -> Received;
+    /// Waits until a frame waits at one of these ports (bit n: port n) while `passes`, and says at
+    /// which; or for `wake` or the time out, and says 0. Must not call `passes` holding a lock that
+    /// `send` or `receive` takes after it has called into a device.
+    fn wait(&self, ports: u64, time_out: Duration, passes: &dyn Fn() -> bool) -> u64;
+    /// Ends the wait under way, or else the next one.
+    fn wake(&self);
+    /// `passes` may be true now.
+    fn look(&self);
 }
 
 /// What an instance did that is worth counting.
@@ -48,6 +80,8 @@ pub struct Stats {
     pub dma_faults: u64,
     /// Interrupts delivered.
     pub irqs: u64,
+    /// Frames refused because of state, NDMA or ERROR.
+    pub frames_refused: u64,
     /// Lines of log left out because there were too many.
     pub log_dropped: u64,
 }
@@ -76,9 +110,12 @@ pub(crate) struct Context {
     /// Instance or plugin, for messages.
     pub(crate) name: String,
     pub(crate) device: Option<DeviceSide>,
-    /// Interrupts may pass. Held for reading while one does.
+    /// Interrupts and frames may pass. Held for reading while one does.
     irq_gate: RwLock<bool>,
+    /// The same, to be looked at without a lock.
+    passes: AtomicBool,
     pub(crate) vectors: AtomicU32,
+    pub(crate) ports: AtomicU32,
     /// Set once, if the plugin pins.
     pub(crate) pins: OnceLock<PinTable>,
     /// After destroy, and once a call was late.
@@ -95,6 +132,7 @@ pub(crate) struct Context {
     pub(crate) dma_faults: AtomicU64,
     irqs_refused: AtomicU64,
     irqs: AtomicU64,
+    frames_refused: AtomicU64,
     log_dropped: AtomicU64,
 }
 
@@ -113,7 +151,9 @@ impl Context {
             name,
             device,
             irq_gate: RwLock::new(false),
+            passes: AtomicBool::new(false),
             vectors: AtomicU32::new(0),
+            ports: AtomicU32::new(0),
             pins: OnceLock::new(),
             shut: AtomicBool::new(false),
             calling: Mutex::new("create"),
@@ -125,6 +165,7 @@ impl Context {
             dma_faults: AtomicU64::new(0),
             irqs_refused: AtomicU64::new(0),
             irqs: AtomicU64::new(0),
+            frames_refused: AtomicU64::new(0),
             log_dropped: AtomicU64::new(0),
         })
     }
@@ -139,10 +180,36 @@ impl Context {
             device.requester.restore();
         }
         *self.irq_gate.write().unwrap_or_else(PoisonError::into_inner) = true;
+        self.passes.store(true, Ordering::SeqCst);
+        if let Some(wires) = self.wires() {
+            wires.look();
+        }
+    }
+
+    /// The wires in its ports.
+    pub(crate) fn wires(&self) -> Option<Arc<dyn Wires>> {
+        self.device.as_ref().and_then(|device| device.services.wires())
+    }
+
+    /// True while frames pass; may be false a moment later.
+    pub(crate) fn frames_pass(&self) -> bool {
+        self.passes.load(Ordering::SeqCst)
+    }
+
+    /// Does something to a frame where frames pass; `None` where they do not. No closing of the gates
+    /// returns in the middle.
+    pub(crate) fn with_frames<T>(&self, act: impl FnOnce() -> T) -> Option<T> {
+        let open = self.irq_gate.read().unwrap_or_else(PoisonError::into_inner);
+        if !*open {
+            self.frames_refused.fetch_add(1, Ordering::Relaxed);
+            return None;
+        }
+        Some(act())
     }
 
     /// Ends DMA and interrupts: on return none is under way. The text says what stayed in flight.
     pub(crate) fn close(&self) -> Result<(), String> {
+        self.passes.store(false, Ordering::SeqCst);
         *self.irq_gate.write().unwrap_or_else(PoisonError::into_inner) = false;
         match &self.device {
             Some(device) => device.requester.revoke().map_err(|error| error.to_string()),
@@ -212,6 +279,9 @@ impl Context {
 
     pub(crate) fn shut(&self) {
         self.shut.store(true, Ordering::SeqCst);
+        if let Some(wires) = self.wires() {
+            wires.wake();
+        }
     }
 
     pub(crate) fn is_shut(&self) -> bool {
@@ -267,6 +337,7 @@ impl Context {
             irqs_refused: self.irqs_refused.load(Ordering::Relaxed),
             dma_faults: self.dma_faults.load(Ordering::Relaxed),
             irqs: self.irqs.load(Ordering::Relaxed),
+            frames_refused: self.frames_refused.load(Ordering::Relaxed),
             log_dropped: self.log_dropped.load(Ordering::Relaxed),
         }
     }

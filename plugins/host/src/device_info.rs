@@ -25,6 +25,31 @@ pub struct DeviceInfo {
     pub doorbells: Vec<Doorbell>,
     /// Offset and length of the device-specific configuration area, in 0x100..0x1000.
     pub config: Option<(u32, u32)>,
+    /// Capabilities of its own below 0x100, in order.
+    pub caps: Vec<Capability>,
+    /// Ethernet ports, 0 to 8.
+    pub ports: u32,
+}
+
+/// A vendor-specific capability.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Capability {
+    /// Its id.
+    pub id: u8,
+    /// Its bytes from the third one (its length) on.
+    pub body: Vec<u8>,
+    /// What lies behind the length is read from the device and written to it.
+    pub access: bool,
+}
+
+impl Capability {
+    /// Where its bytes begin that are the device's.
+    pub const OWN: usize = 3;
+
+    /// Bytes of it, with id and pointer.
+    pub fn length(&self) -> usize {
+        self.body.len() + 2
+    }
 }
 
 /// A region: one BAR.
@@ -124,6 +149,26 @@ pub enum InfoError {
         /// What is wrong.
         problem: &'static str,
     },
+    /// A capability that a plugin may not have, or that is wrong.
+    #[error("PCI capability {number} of id {id:#04x} and {length} bytes {problem}")]
+    Capability {
+        /// Its number.
+        number: usize,
+        /// Its id.
+        id: u8,
+        /// Its length.
+        length: u8,
+        /// What is wrong.
+        problem: &'static str,
+    },
+    /// The extension for ports without any, or with too many.
+    #[error("{count} Ethernet ports; with drogher.net-port/1 there are 1 to {max}")]
+    Ports {
+        /// How many.
+        count: u32,
+        /// How many there may be.
+        max: u32,
+    },
     /// The configuration area is wrong.
     #[error("Configuration area {offset:#x}+{len:#x} is not in 0x100..0x1000 in steps of 4")]
     Config {
@@ -171,6 +216,8 @@ pub(crate) fn head(raw: &abi::DeviceInfo) -> Result<(DeviceInfo, u32, u32), Info
         vectors,
         doorbells: Vec::new(),
         config: config(raw.config_offset, raw.config_len)?,
+        caps: Vec::new(),
+        ports: 0,
     };
     Ok((info, raw.region_count, raw.doorbell_count))
 }
@@ -202,6 +249,8 @@ impl DeviceInfo {
             vectors: 0,
             doorbells: Vec::new(),
             config: None,
+            caps: Vec::new(),
+            ports: 0,
         }
     }
 
@@ -282,6 +331,46 @@ impl DeviceInfo {
             return Err(wrong("lies over another one"));
         }
         self.doorbells.push(new);
+        Ok(())
+    }
+
+    /// Takes one more capability.
+    pub(crate) fn add_capability(&mut self, raw: &abi::PciCap) -> Result<(), InfoError> {
+        let number = self.caps.len();
+        let wrong = |problem| {
+            let (id, length) = (raw.id, raw.length);
+            Err(InfoError::Capability { number, id, length, problem })
+        };
+        zero("pci_cap.flags", u64::from(raw.flags & !abi::DROGHER_PCI_CAP_FLAGS))?;
+        zero("pci_cap.reserved", u64::from(raw.reserved.iter().fold(0, |all, byte| all | byte)))?;
+        if number >= abi::DROGHER_PCI_CAPS_MAX as usize {
+            return wrong("is one too many; 16 can be");
+        }
+        if raw.id != abi::DROGHER_PCI_CAP_VENDOR {
+            return wrong("is not the plugin's to have; only id 0x09 is");
+        }
+        let length = usize::from(raw.length);
+        let bytes = raw.data.get(Capability::OWN..length).filter(|bytes| !bytes.is_empty());
+        let Some(bytes) = bytes else {
+            return wrong("is not of 4 to 64 bytes");
+        };
+        let (head, tail) = (raw.data.iter().take(Capability::OWN), raw.data.iter().skip(length));
+        if head.chain(tail).any(|byte| *byte != 0) {
+            return wrong("has bytes in its head or behind its end");
+        }
+        let body = std::iter::once(raw.length).chain(bytes.iter().copied()).collect();
+        let access = raw.flags & abi::DROGHER_PCI_CAP_ACCESS != 0;
+        self.caps.push(Capability { id: raw.id, body, access });
+        Ok(())
+    }
+
+    /// Takes the number of ports of a plugin with the extension for them.
+    pub(crate) fn set_ports(&mut self, count: u32) -> Result<(), InfoError> {
+        let max = abi::DROGHER_NET_PORTS_MAX;
+        if count == 0 || count > max {
+            return Err(InfoError::Ports { count, max });
+        }
+        self.ports = count;
         Ok(())
     }
 

@@ -6,7 +6,7 @@
 #![expect(unsafe_code, reason = "C functions with raw pointers from plugins")]
 
 use crate::context::{Context, DeviceSide, Irq, LogLevel};
-use crate::{host_log, host_pin, text};
+use crate::{host_log, host_net, host_pin, text};
 use core::ffi::{c_char, c_void};
 use drogher_iommu::{DmaError, FaultReason, Requester, RequesterStats};
 use drogher_iommu_types::Iova;
@@ -151,6 +151,8 @@ unsafe extern "C" fn get_extension(
         core::ptr::from_ref(&host_log::TABLE).cast()
     } else if id == abi::DROGHER_EXT_DMA_PIN.to_bytes() {
         core::ptr::from_ref(&host_pin::TABLE).cast()
+    } else if id == abi::DROGHER_EXT_NET_PORT.to_bytes() {
+        core::ptr::from_ref(&host_net::TABLE).cast()
     } else {
         core::ptr::null()
     }

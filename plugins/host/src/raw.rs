@@ -168,6 +168,8 @@ pub(crate) struct Device {
     pub(crate) log: Option<abi::DmaLog>,
     pub(crate) pin: Option<abi::DmaPin>,
     pub(crate) prefers: Option<abi::Prefers>,
+    pub(crate) caps: Option<abi::PciCaps>,
+    pub(crate) net: Option<abi::NetPort>,
     /// Besides the count that the plugin's pointer has.
     context: Arc<Context>,
 }
@@ -224,6 +226,8 @@ impl Device {
             log: None,
             pin: None,
             prefers: None,
+            caps: None,
+            net: None,
             context,
         })
     }
@@ -256,6 +260,8 @@ impl Device {
         self.log = self.extension(abi::DROGHER_EXT_DMA_LOG)?;
         self.pin = self.extension(abi::DROGHER_EXT_DMA_PIN)?;
         self.prefers = self.extension(abi::DROGHER_EXT_PREFERS)?;
+        self.caps = self.extension(abi::DROGHER_EXT_PCI_CAPS)?;
+        self.net = self.extension(abi::DROGHER_EXT_NET_PORT)?;
         Ok(())
     }
 
@@ -482,6 +488,46 @@ impl Device {
         let f = self.pin.and_then(|pin| pin.unmap).ok_or(Failed::Status(MISSING))?;
         // SAFETY: the plugin's promises.
         check(unsafe { f(self.dev, iova, len) })
+    }
+
+    /// Capability number `n`; `None` behind the last one.
+    pub(crate) fn pci_cap(&mut self, n: u32) -> Result<Option<abi::PciCap>, Failed> {
+        let Some(caps) = self.caps else { return Ok(None) };
+        self.enter("pci-caps.get")?;
+        let f = caps.get.ok_or(Failed::Status(MISSING))?;
+        let mut out = blank();
+        // SAFETY: the plugin's promises; `out` says its size.
+        match check(unsafe { f(self.dev, n, &mut out) }) {
+            Err(Failed::Status(abi::DROGHER_ERR_NOENT)) => Ok(None),
+            other => other.map(|()| Some(out)),
+        }
+    }
+
+    pub(crate) fn cap_read(&mut self, n: u32, offset: u32, data: &mut [u8]) -> Result<(), Failed> {
+        self.enter("pci-caps.read")?;
+        let f = self.caps.and_then(|caps| caps.read).ok_or(Failed::Status(MISSING))?;
+        let len = data.len() as u32;
+        // SAFETY: the plugin's promises; `data` is writable for its length.
+        check(unsafe { f(self.dev, n, offset, data.as_mut_ptr().cast(), len) })
+    }
+
+    pub(crate) fn cap_write(&mut self, n: u32, offset: u32, data: &[u8]) -> Result<(), Failed> {
+        self.enter("pci-caps.write")?;
+        let f = self.caps.and_then(|caps| caps.write).ok_or(Failed::Status(MISSING))?;
+        let len = data.len() as u32;
+        // SAFETY: the plugin's promises; `data` is readable for its length.
+        check(unsafe { f(self.dev, n, offset, data.as_ptr().cast(), len) })
+    }
+
+    /// Ports that the plugin says it has; 0 without the extension.
+    pub(crate) fn net_ports(&mut self) -> Result<Option<u32>, Failed> {
+        let Some(net) = self.net else { return Ok(None) };
+        self.enter("net-port.get")?;
+        let f = net.get.ok_or(Failed::Status(MISSING))?;
+        let mut out: abi::NetPorts = blank();
+        // SAFETY: the plugin's promises; `out` says its size.
+        check(unsafe { f(self.dev, &mut out) })?;
+        Ok(Some(out.count))
     }
 
     /// What the plugin prefers, and its reason as bytes; neither checked.

@@ -47,6 +47,10 @@ sized! {
     DmaPin "drogher_dma_pin"
     Prefers "drogher_prefers"
     Preference "drogher_preference"
+    PciCap "drogher_pci_cap"
+    PciCaps "drogher_pci_caps"
+    NetPorts "drogher_net_ports"
+    NetPort "drogher_net_port"
 }
 
 impl Table for abi::DeviceOps {
@@ -69,6 +73,12 @@ impl Table for abi::DmaPin {
     const FIRST: usize = 16;
 }
 impl Table for abi::Prefers {
+    const FIRST: usize = 16;
+}
+impl Table for abi::PciCaps {
+    const FIRST: usize = 32;
+}
+impl Table for abi::NetPort {
     const FIRST: usize = 16;
 }
 

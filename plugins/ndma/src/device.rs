@@ -7,7 +7,6 @@ use drogher_plugin_sdk::{
     PinKind, PrecopyInfo, Preference, Read, Region, State, StateFormat,
 };
 
-use crate::log::Log;
 use crate::migrate::{self, Session};
 use crate::ops::lock;
 use crate::params::Ways;
@@ -15,6 +14,7 @@ use crate::regs::{self, CONTROL_RESET, DOORBELL, REGION_BYTES, Registers, Write}
 use crate::tracked::{Port, Tracked};
 use crate::worker::{Shared, Worker};
 use crate::{format, params};
+use drogher_plugin_sdk::PageLog as Log;
 
 /// PCI vendor id.
 pub const VENDOR_ID: u16 = 0xD70E;

@@ -5,7 +5,7 @@
 //! (registers), [`worker`] (the thread and how it is stopped), [`ring`] (one descriptor),
 //! [`descriptor`] (layout and checks), [`ops`] (the payload), [`scratch`] (memory on the device),
 //! [`migrate`], [`save`], [`load`] and [`format`] (the saved state), [`params`], [`bus`],
-//! [`tracked`] and [`log`] (the parts that it can play for dirty tracking).
+//! [`tracked`] (the parts that it can play for dirty tracking).
 #![cfg_attr(
     not(test),
     deny(
@@ -22,7 +22,6 @@ pub mod descriptor;
 pub mod device;
 pub mod format;
 pub mod load;
-pub mod log;
 pub mod migrate;
 pub mod ops;
 pub mod params;

@@ -8,8 +8,8 @@ use std::thread::JoinHandle;
 use drogher_plugin_sdk::{Host, PinAccess, PinError, PinnedMemory};
 
 use crate::bus::{Bus, Fault};
-use crate::log::Log;
 use crate::params::{LogWay, PinWay, Ways};
+use drogher_plugin_sdk::PageLog as Log;
 
 /// With `pin=some`, writes of at least so many bytes are pinned.
 pub const PINNED_FROM: usize = 4096;

@@ -67,6 +67,18 @@ pub trait Device: Sized + Send + 'static {
         Err(Failure::unsupported("No configuration area"))
     }
 
+    /// Reads from capability number `cap`, one with `access`; `offset`, 3 or more, in the capability.
+    fn cap_read(&mut self, cap: u32, offset: u32, data: &mut [u8]) -> Result<(), Failure> {
+        let _ = (cap, offset, data);
+        Err(Failure::unsupported("No PCI capabilities"))
+    }
+
+    /// Writes to it.
+    fn cap_write(&mut self, cap: u32, offset: u32, data: &[u8]) -> Result<(), Failure> {
+        let _ = (cap, offset, data);
+        Err(Failure::unsupported("No PCI capabilities"))
+    }
+
     /// Goes from `from` to `to`, one legal arc of [`Self::MIGRATION`], completely before returning.
     /// On return of STOP and STOP_COPY no access is in flight and no worker runs. `Resuming` to
     /// `Stop` checks and takes what was written. A failure must leave `from`, unless it is fatal.

@@ -17,6 +17,7 @@ const HOST_FIRST: usize = 88;
 const DMA_FIRST: usize = 64;
 const LOG_FIRST: usize = 56;
 const PIN_FIRST: usize = 32;
+const NET_FIRST: usize = 40;
 
 /// Importance of a log line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,6 +99,7 @@ struct Inner {
     dma: Option<abi::Dma>,
     log: Option<abi::DmaLogHost>,
     pin: Option<abi::DmaPinHost>,
+    net: Option<abi::NetPortHost>,
     requester: u32,
     /// `fail` was called since the device was made.
     failed: AtomicBool,
@@ -150,17 +152,19 @@ impl Host {
             unsafe { get_extension(ctx, id.as_ptr(), id.count_bytes() as u64) }
         };
         // SAFETY: each answer is NULL or the table of its id.
-        let (dma, log, pin) = unsafe {
+        let (dma, log, pin, net) = unsafe {
             (
                 shim::known(ask(abi::DROGHER_EXT_DMA).cast::<abi::Dma>(), DMA_FIRST),
                 shim::known(ask(abi::DROGHER_EXT_DMA_LOG).cast::<abi::DmaLogHost>(), LOG_FIRST),
                 shim::known(ask(abi::DROGHER_EXT_DMA_PIN).cast::<abi::DmaPinHost>(), PIN_FIRST),
+                shim::known(ask(abi::DROGHER_EXT_NET_PORT).cast::<abi::NetPortHost>(), NET_FIRST),
             )
         };
         // SAFETY: `ctx` is valid; `Inner::drop` releases.
         unsafe { retain(ctx) };
         let failed = AtomicBool::new(false);
-        Some(Host { inner: Arc::new(Inner { table, ctx, dma, log, pin, requester, failed }) })
+        let inner = Inner { table, ctx, dma, log, pin, net, requester, failed };
+        Some(Host { inner: Arc::new(inner) })
     }
 
     fn dma(
@@ -205,6 +209,11 @@ impl Host {
     /// The table, the context, and the requester.
     pub(crate) fn pin_table(&self) -> Option<(&abi::DmaPinHost, *mut abi::HostCtx, u32)> {
         self.inner.pin.as_ref().map(|pin| (pin, self.inner.ctx, self.inner.requester))
+    }
+
+    /// The table and the context.
+    pub(crate) fn net_table(&self) -> Option<(&abi::NetPortHost, *mut abi::HostCtx)> {
+        self.inner.net.as_ref().map(|net| (net, self.inner.ctx))
     }
 
     /// Reads guest memory.

@@ -26,6 +26,10 @@ pub struct DeviceInfo {
     /// Offset and length of the device-specific configuration area, both multiples of 4, within
     /// 0x100..0x1000.
     pub config: Option<(u32, u32)>,
+    /// Vendor-specific capabilities below 0x100, in order; at most 16.
+    pub caps: Vec<PciCap>,
+    /// Ethernet ports, 0 to 8. Such a device gets frames by [`Host::net_receive`](crate::Host::net_receive).
+    pub ports: u32,
 }
 
 impl DeviceInfo {
@@ -42,6 +46,8 @@ impl DeviceInfo {
             vectors: 0,
             doorbells: Vec::new(),
             config: None,
+            caps: Vec::new(),
+            ports: 0,
         }
     }
 }
@@ -80,6 +86,15 @@ impl Region {
         }
         flags
     }
+}
+
+/// A vendor-specific capability.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PciCap {
+    /// Its bytes behind id, pointer and length: 1 to 61, constant for the guest.
+    pub body: Vec<u8>,
+    /// The bytes are read by `cap_read` and written by `cap_write` instead.
+    pub access: bool,
 }
 
 /// A place where a write of this width, of any value, only says "look".

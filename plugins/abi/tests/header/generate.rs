@@ -6,7 +6,7 @@ use std::ffi::CStr;
 use std::path::{Path, PathBuf};
 
 /// The files of the crate, in the order of the header.
-const FILES: [&str; 12] = [
+const FILES: [&str; 14] = [
     "status",
     "text",
     "host",
@@ -18,11 +18,13 @@ const FILES: [&str; 12] = [
     "ndma",
     "params",
     "prefers",
+    "pci_caps",
+    "net_port",
     "descriptor",
 ];
 
 /// Rust's name and C's.
-pub const NAMES: [(&str, &str); 26] = [
+pub const NAMES: [(&str, &str); 31] = [
     ("Str", "drogher_str"),
     ("HostCtx", "drogher_host_ctx"),
     ("HostTable", "drogher_host"),
@@ -48,6 +50,11 @@ pub const NAMES: [(&str, &str); 26] = [
     ("DmaPinHost", "drogher_dma_pin_host"),
     ("Preference", "drogher_preference"),
     ("Prefers", "drogher_prefers"),
+    ("PciCap", "drogher_pci_cap"),
+    ("PciCaps", "drogher_pci_caps"),
+    ("NetPorts", "drogher_net_ports"),
+    ("NetPort", "drogher_net_port"),
+    ("NetPortHost", "drogher_net_port_host"),
     ("Descriptor", "drogher_plugin_descriptor"),
 ];
 
@@ -59,7 +66,7 @@ pub fn folder() -> PathBuf {
 }
 
 /// The ids of the extensions: cbindgen knows no text constants.
-pub const IDS: [(&str, &str, &CStr); 7] = [
+pub const IDS: [(&str, &str, &CStr); 9] = [
     ("DROGHER_EXT_DMA", "Offered by the host: drogher_dma.", abi::DROGHER_EXT_DMA),
     (
         "DROGHER_EXT_MIGRATION",
@@ -79,6 +86,12 @@ pub const IDS: [(&str, &str, &CStr); 7] = [
         abi::DROGHER_EXT_DMA_PIN,
     ),
     ("DROGHER_EXT_PREFERS", "Offered by a plugin: drogher_prefers.", abi::DROGHER_EXT_PREFERS),
+    ("DROGHER_EXT_PCI_CAPS", "Offered by a plugin: drogher_pci_caps.", abi::DROGHER_EXT_PCI_CAPS),
+    (
+        "DROGHER_EXT_NET_PORT",
+        "Offered by a plugin: drogher_net_port; by the host: drogher_net_port_host.",
+        abi::DROGHER_EXT_NET_PORT,
+    ),
 ];
 
 fn ids() -> String {
@@ -160,8 +173,13 @@ fn every_function_says_its_threads_and_deadline() {
             continue;
         } else if line.contains("(*") {
             functions += 1;
-            let hosts =
-                ["drogher_host", "drogher_dma", "drogher_dma_log_host", "drogher_dma_pin_host"];
+            let hosts = [
+                "drogher_host",
+                "drogher_dma",
+                "drogher_dma_log_host",
+                "drogher_dma_pin_host",
+                "drogher_net_port_host",
+            ];
             let hosts = hosts.iter().any(|name| table.split(' ').next() == Some(name));
             let good = match hosts {
                 true => comment.contains("[any]"),

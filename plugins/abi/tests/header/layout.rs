@@ -76,6 +76,11 @@ structs! {
     DmaPinHost { size, flags, pin, unpin, mark_dirty }
     Preference { size, tracker, page_size, cost_hint_ns, reason }
     Prefers { size, flags, get }
+    PciCap { size, flags, id, length, reserved, data }
+    PciCaps { size, flags, get, read, write }
+    NetPorts { size, count }
+    NetPort { size, flags, get }
+    NetPortHost { size, flags, send, receive, wait, wake }
     Descriptor {
         magic, struct_size, abi_major, abi_minor, flags, id, name, version, vendor, licence,
         reserved, init, deinit, device, get_extension,
@@ -114,6 +119,9 @@ values! {
     DROGHER_PIN_LEN_MAX DROGHER_PINS_MAX
     DROGHER_TRACKER_NONE DROGHER_TRACKER_IOMMU DROGHER_TRACKER_DEVICE DROGHER_TRACKER_PINNED
     DROGHER_TRACKER_FAULT DROGHER_TRACKER_ALL
+    DROGHER_PCI_CAP_VENDOR DROGHER_PCI_CAP_LEN_MAX DROGHER_PCI_CAPS_MAX DROGHER_PCI_CAP_ACCESS
+    DROGHER_PCI_CAP_FLAGS
+    DROGHER_NET_PORTS_MAX DROGHER_NET_FRAME_MAX DROGHER_NET_FRAME_MIN DROGHER_NET_WAIT_MAX_MS
 }
 
 pub fn c_name(rust: &str) -> &'static str {
@@ -174,7 +182,7 @@ fn may_grow(line: &str) -> bool {
 }
 
 /// The layouts that plugins in the field were built with, the newest last.
-const VERSIONS: [&str; 2] = ["1.0", "1.1"];
+const VERSIONS: [&str; 3] = ["1.0", "1.1", "1.2"];
 
 fn file(version: &str) -> PathBuf {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/header");

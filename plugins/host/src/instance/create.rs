@@ -111,6 +111,7 @@ impl Instance {
         };
         // On an error `made` is dropped, which destroys the device.
         let description = description.map_err(|refusal| made.refused(refusal))?;
+        made.context.ports.store(description.info.ports, Ordering::SeqCst);
         made.context.vectors.store(u32::from(description.info.vectors), Ordering::SeqCst);
         made.info = description.info;
         made.format = description.format;
@@ -175,12 +176,51 @@ fn describe(device: &mut Device) -> Result<Description, Refusal> {
     if let Some(ndma) = &device.ndma {
         check_ndma(ndma).map_err(Refusal::Table)?;
     }
+    for (table, flags, get) in [
+        device.caps.map(|caps| ("drogher_pci_caps", caps.flags, caps.get.is_some())),
+        device.net.map(|net| ("drogher_net_port", net.flags, net.get.is_some())),
+    ]
+    .into_iter()
+    .flatten()
+    {
+        if flags != 0 {
+            let (value, rule) = (u64::from(flags), "must be 0");
+            return Err(Refusal::Table(TableError::Field { table, field: "flags", value, rule }));
+        }
+        need_get(table, get)?;
+    }
     if let Some(params) = &device.params {
         params::check_table(params).map_err(Refusal::Table)?;
     }
+    capabilities(device, &mut info)?;
+    let ports = device.net_ports().map_err(|failed| Refusal::Call("net-port.get", failed))?;
+    ports.map_or(Ok(()), |count| info.set_ports(count)).map_err(Refusal::Info)?;
     let has_ndma = device.ndma.is_some();
     let extensions = extensions::describe(device)?;
     Ok(Description { info, format, has_ndma, extensions })
+}
+
+fn need_get(table: &'static str, there: bool) -> Result<(), Refusal> {
+    let function = "get";
+    if there { Ok(()) } else { Err(Refusal::Table(TableError::NoFunction { table, function })) }
+}
+
+fn capabilities(device: &mut Device, info: &mut DeviceInfo) -> Result<(), Refusal> {
+    let Some(table) = device.caps else { return Ok(()) };
+    let number = |info: &DeviceInfo| u32::try_from(info.caps.len()).unwrap_or(u32::MAX);
+    while let Some(raw) =
+        device.pci_cap(number(info)).map_err(|failed| Refusal::Call("pci-caps.get", failed))?
+    {
+        info.add_capability(&raw).map_err(Refusal::Info)?;
+    }
+    let access = info.caps.iter().any(|cap| cap.access);
+    for (function, there) in [("read", table.read.is_some()), ("write", table.write.is_some())] {
+        if access && !there {
+            let table = "drogher_pci_caps";
+            return Err(Refusal::Table(TableError::NoFunction { table, function }));
+        }
+    }
+    Ok(())
 }
 
 fn format(raw: &abi::Migration) -> Result<StateFormat, TableError> {

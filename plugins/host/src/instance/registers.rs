@@ -3,7 +3,7 @@
 use super::Instance;
 use crate::instance_error::{Cause, InstanceError};
 use crate::raw::{Device, Failed};
-use crate::{Doorbell, State};
+use crate::{Capability, Doorbell, State};
 
 /// An access of a register: at most 8 bytes.
 const WIDEST: usize = 8;
@@ -136,6 +136,53 @@ impl Instance {
         }
         let place = "the configuration area".to_owned();
         Err(self.outside(call, place, u64::from(offset), len))
+    }
+
+    /// Reads from a capability of the device's own that has `access`, from its byte `offset` on, in any
+    /// state but ERROR.
+    ///
+    /// # Errors
+    /// The guest reads all ones then. `Outside`, and those of any call.
+    pub fn cap_read(&self, cap: u32, offset: u32, data: &mut [u8]) -> Result<(), InstanceError> {
+        let mut control = self.control()?;
+        self.in_cap("pci-caps.read", cap, offset, data.len())?;
+        let mut bytes = vec![0; data.len()];
+        let bytes = self.call(&mut control, self.deadlines.call, move |device| {
+            device.cap_read(cap, offset, &mut bytes)?;
+            Ok(bytes)
+        })?;
+        data.copy_from_slice(&bytes);
+        Ok(())
+    }
+
+    /// Writes to it, likewise.
+    ///
+    /// # Errors
+    /// The write is lost then. `Outside`, and those of any call.
+    pub fn cap_write(&self, cap: u32, offset: u32, data: &[u8]) -> Result<(), InstanceError> {
+        let mut control = self.control()?;
+        self.in_cap("pci-caps.write", cap, offset, data.len())?;
+        let bytes = data.to_vec();
+        self.call(&mut control, self.deadlines.call, move |device| {
+            device.cap_write(cap, offset, &bytes)
+        })
+    }
+
+    fn in_cap(
+        &self,
+        call: &'static str,
+        cap: u32,
+        offset: u32,
+        len: usize,
+    ) -> Result<(), InstanceError> {
+        let found = usize::try_from(cap).ok().and_then(|cap| self.info.caps.get(cap));
+        let length = found.filter(|cap| cap.access).map_or(0, Capability::length);
+        let first = usize::try_from(offset).unwrap_or(usize::MAX);
+        let inside = first.checked_add(len).is_some_and(|end| end <= length);
+        if len > 0 && first >= Capability::OWN && inside {
+            return Ok(());
+        }
+        Err(self.outside(call, format!("PCI capability {cap}"), u64::from(offset), len))
     }
 
     /// Resets the device to power-on contents: out of ERROR and NDMA, sessions dropped. It is in STOP

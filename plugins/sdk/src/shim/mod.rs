@@ -8,6 +8,7 @@
 mod core_ops;
 mod migration;
 mod params;
+mod pci;
 mod sized;
 mod slot;
 mod tracking;
@@ -32,6 +33,8 @@ impl<D: Device> Tables<D> {
     const PIN_SOME: &'static abi::DmaPin = &tracking::pin::<D>(PinKind::Some);
     const PIN_ONLY: &'static abi::DmaPin = &tracking::pin::<D>(PinKind::Only);
     const PREFERS: &'static abi::Prefers = &tracking::prefers::<D>();
+    const PCI_CAPS: &'static abi::PciCaps = &pci::caps::<D>();
+    const NET_PORT: &'static abi::NetPort = &pci::ports::<D>();
 }
 
 pub(crate) unsafe extern "C" fn get_extension<D: Device>(
@@ -64,6 +67,14 @@ pub(crate) unsafe extern "C" fn get_extension<D: Device>(
         && slot.is_some_and(|slot| slot.preference.is_some())
     {
         core::ptr::from_ref(Tables::<D>::PREFERS).cast()
+    } else if id == abi::DROGHER_EXT_PCI_CAPS.to_bytes()
+        && slot.is_some_and(|slot| !slot.info.caps.is_empty())
+    {
+        core::ptr::from_ref(Tables::<D>::PCI_CAPS).cast()
+    } else if id == abi::DROGHER_EXT_NET_PORT.to_bytes()
+        && slot.is_some_and(|slot| slot.info.ports > 0)
+    {
+        core::ptr::from_ref(Tables::<D>::NET_PORT).cast()
     } else {
         core::ptr::null()
     }

@@ -1,9 +1,9 @@
-//! The device's own log of the pages that it writes to, by GPA, while one runs.
+//! A device's own log of the pages that it writes to, by GPA, while one runs.
 
 use std::ops::Range;
 use std::sync::{PoisonError, RwLock};
 
-use drogher_plugin_sdk::{Failure, LogReport, LogStart, OwnBits, SharedBits};
+use crate::{Failure, LogReport, LogStart, OwnBits, SharedBits};
 
 #[derive(Debug)]
 enum Bits {
@@ -13,9 +13,9 @@ enum Bits {
 
 /// Off, or a bitmap. Writers mark after the store; a write that a report misses is in the next one.
 #[derive(Debug, Default)]
-pub struct Log(RwLock<Option<Bits>>);
+pub struct PageLog(RwLock<Option<Bits>>);
 
-impl Log {
+impl PageLog {
     /// From the return on, every run that is stored to is marked: a writer that comes from its store
     /// now looks here after it.
     pub fn start(&self, start: LogStart) -> u64 {
