@@ -37,7 +37,7 @@ pub enum DeviceError {
         source: Fault,
     },
     /// What its source says of it to the VMM is unknown here.
-    #[error("{device}: {source}")]
+    #[error("Device {device}")]
     Key {
         /// The device.
         device: String,
@@ -61,7 +61,7 @@ pub enum DeviceError {
         device: String,
         /// Why not.
         #[source]
-        source: SpacesError,
+        source: Box<SpacesError>,
     },
     /// It is to enter NDMA early, and has none.
     #[error("{device} has no NDMA, and cannot enter it early; leave it out of early NDMA")]

@@ -243,7 +243,10 @@ fn build(
 ) -> Result<Arc<PciDevice>, DeviceError> {
     let rid = Rid(u16::from(slot) << 3);
     let space = spaces.of(&keys, rid);
-    let space = space.map_err(|source| DeviceError::Space { device: rid.to_string(), source })?;
+    let space = space.map_err(|source| DeviceError::Space {
+        device: rid.to_string(),
+        source: Box::new(source),
+    })?;
     let attached = BusMaster::attach(space.domain(), rid);
     let (bus_master, requester) = attached
         .map_err(|source| DeviceError::Create { device: rid.to_string(), source: source.into() })?;
