@@ -1,6 +1,6 @@
 //! DMA: what a device may do with memory.
 
-use drogher_iommu_types::{Iova, Oa, PAGE_MASK, PAGE_SIZE};
+use drogher_iommu_types::{Gpa, Iova, Oa, PAGE_MASK, PAGE_SIZE};
 
 use crate::fault::{Access, Fault, FaultReason};
 use crate::memory::{Memory, MemoryError};
@@ -16,7 +16,7 @@ const PIECE: u64 = 64 << 10;
 pub struct DmaError {
     /// Bytes that were transferred before, from the first on.
     pub done: u64,
-    /// What stopped it. It is in the domain's log too.
+    /// What stopped it. It is in the domain's log too, but for [`FaultReason::PeerBusy`].
     #[source]
     pub fault: Fault,
 }
@@ -28,9 +28,10 @@ impl Requester {
     /// The fault and the bytes read before it; the rest of `data` is unchanged.
     pub fn read(&self, iova: Iova, data: &mut [u8]) -> Result<(), DmaError> {
         let len = data.len();
-        self.transfer(iova, len, Access::Read, |memory, oa, from, to| {
+        let copy = |memory: &dyn Memory, oa, from, to| {
             data.get_mut(from..to).map_or(Ok(()), |part| memory.read(oa, part))
-        })
+        };
+        self.transfer(iova, len, Access::Read, copy, |_, _, _| Err(FaultReason::NotMapped))
     }
 
     /// Writes `data` at `iova`, and marks the pages dirty while tracking is on.
@@ -38,8 +39,27 @@ impl Requester {
     /// # Errors
     /// The fault and the bytes written before it.
     pub fn write(&self, iova: Iova, data: &[u8]) -> Result<(), DmaError> {
-        self.transfer(iova, data.len(), Access::Write, |memory, oa, from, to| {
+        self.write_or(iova, data, |_, _| Err(FaultReason::NotMapped))
+    }
+
+    /// As [`write`](Self::write), but what the second stage does not map may be another device's:
+    /// `beyond` is given its GPA and the bytes for it, up to the end of the page, and takes all of
+    /// them or says why not. It is called with a guard held, so that a drain waits for it, and must
+    /// not block, nor call into a plugin, nor into the domain.
+    ///
+    /// # Errors
+    /// The fault, that of `beyond` included, and the bytes written or taken before it.
+    pub fn write_or(
+        &self,
+        iova: Iova,
+        data: &[u8],
+        mut beyond: impl FnMut(Gpa, &[u8]) -> Result<(), FaultReason>,
+    ) -> Result<(), DmaError> {
+        let copy = |memory: &dyn Memory, oa, from, to| {
             data.get(from..to).map_or(Ok(()), |part| memory.write(oa, part))
+        };
+        self.transfer(iova, data.len(), Access::Write, copy, |gpa, from, to| {
+            data.get(from..to).map_or(Ok(()), |part| beyond(gpa, part))
         })
     }
 
@@ -48,12 +68,29 @@ impl Requester {
     /// # Errors
     /// The fault and the bytes written before it.
     pub fn fill(&self, iova: Iova, byte: u8, len: u64) -> Result<(), DmaError> {
+        self.fill_or(iova, byte, len, |_, _| Err(FaultReason::NotMapped))
+    }
+
+    /// As [`fill`](Self::fill), with `beyond` as in [`write_or`](Self::write_or).
+    ///
+    /// # Errors
+    /// The fault, that of `beyond` included, and the bytes written or taken before it.
+    pub fn fill_or(
+        &self,
+        iova: Iova,
+        byte: u8,
+        len: u64,
+        mut beyond: impl FnMut(Gpa, &[u8]) -> Result<(), FaultReason>,
+    ) -> Result<(), DmaError> {
         let Ok(size) = usize::try_from(len) else {
             return Err(self.fault(iova, 0, Access::Write, FaultReason::AddressWidth));
         };
-        self.transfer(iova, size, Access::Write, |memory, oa, from, to| {
-            // At most one piece.
-            memory.fill(oa, byte, (to - from) as u64)
+        // At most one piece.
+        let copy =
+            |memory: &dyn Memory, oa, from, to| memory.fill(oa, byte, (to - from) as u64);
+        self.transfer(iova, size, Access::Write, copy, |gpa, from, to| {
+            let page = [byte; PAGE_SIZE as usize];
+            page.get(..to - from).map_or(Ok(()), |part| beyond(gpa, part))
         })
     }
 
@@ -92,7 +129,8 @@ impl Requester {
     }
 
     /// Cuts an access into pieces, each under a guard of its own, and calls
-    /// `copy(memory, oa, from, to)` for each run of it that is contiguous in memory.
+    /// `copy(memory, oa, from, to)` for each run of it that is contiguous in memory. A write to a page
+    /// that is not mapped goes to `beyond(gpa, from, to)`.
     #[inline]
     fn transfer(
         &self,
@@ -100,6 +138,7 @@ impl Requester {
         len: usize,
         access: Access,
         mut copy: impl FnMut(&dyn Memory, Oa, usize, usize) -> Result<(), MemoryError>,
+        mut beyond: impl FnMut(Gpa, usize, usize) -> Result<(), FaultReason>,
     ) -> Result<(), DmaError> {
         // No usize is wider than 64 bits.
         let len = len as u64;
@@ -118,9 +157,42 @@ impl Requester {
                 self.count(&flight, access, done - start);
                 result
             });
-            if let Err(reason) = result {
-                return Err(self.fault(iova, done, access, reason));
+            match result {
+                Ok(()) => {}
+                Err(FaultReason::NotMapped) if access == Access::Write => {
+                    self.leave(iova, &mut done, len, &mut beyond)?;
+                }
+                Err(reason) => return Err(self.fault(iova, done, access, reason)),
             }
+        }
+        Ok(())
+    }
+
+    /// Gives `beyond` the bytes from `done` on that lie in the same page; `done` follows.
+    #[cold]
+    fn leave(
+        &self,
+        iova: Iova,
+        done: &mut u64,
+        len: u64,
+        beyond: &mut dyn FnMut(Gpa, usize, usize) -> Result<(), FaultReason>,
+    ) -> Result<(), DmaError> {
+        // Cannot wrap: the last byte's address was checked.
+        let here = iova.0 + *done;
+        let end = len.min(*done + (PAGE_SIZE - (here & PAGE_MASK)));
+        let taken = self.0.take_off().and_then(|_flight| {
+            let page = self.0.gpa(Iova(here & !PAGE_MASK), Access::Write)?;
+            // Offsets inside `data`, so they fit its length's type.
+            beyond(Gpa(page.0 | (here & PAGE_MASK)), *done as usize, end as usize)
+        });
+        match taken {
+            Ok(()) => *done = end,
+            // A peer that is slow is no fault of the device.
+            Err(reason @ FaultReason::PeerBusy) => {
+                let fault = Fault { rid: self.rid(), iova: Iova(here), access: Access::Write, reason };
+                return Err(DmaError { done: *done, fault });
+            }
+            Err(reason) => return Err(self.fault(iova, *done, Access::Write, reason)),
         }
         Ok(())
     }

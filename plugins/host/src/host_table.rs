@@ -159,7 +159,7 @@ unsafe fn dma(
     requester: u32,
     len: u64,
     done: *mut u64,
-    access: impl FnOnce(&Requester) -> Result<(), DmaError>,
+    access: impl FnOnce(&Context, &Requester) -> Result<(), DmaError>,
 ) -> i32 {
     let set_done = |value: u64| {
         if !done.is_null() {
@@ -177,7 +177,7 @@ unsafe fn dma(
     if requester != OWN_REQUESTER {
         return abi::DROGHER_ERR_NOENT;
     }
-    match access(&device.requester) {
+    match access(context, &device.requester) {
         Ok(()) => {
             set_done(len);
             abi::DROGHER_OK
@@ -190,7 +190,7 @@ unsafe fn dma(
                     abi::DROGHER_ERR_PERM
                 }
                 FaultReason::Misaligned => abi::DROGHER_ERR_INVAL,
-                FaultReason::Busy => abi::DROGHER_ERR_BUSY,
+                FaultReason::Busy | FaultReason::PeerBusy => abi::DROGHER_ERR_BUSY,
                 _ => {
                     context.dma_faults.fetch_add(1, Ordering::Relaxed);
                     abi::DROGHER_ERR_FAULT
@@ -214,7 +214,7 @@ unsafe extern "C" fn read(
     };
     // SAFETY: the plugin's promises: `data` is initialised and writable for `len` bytes.
     unsafe {
-        dma(ctx, requester, len, done, |requester| {
+        dma(ctx, requester, len, done, |_, requester| {
             if size == 0 {
                 return Ok(());
             }
@@ -235,7 +235,9 @@ unsafe extern "C" fn write(
     // SAFETY: the plugin's promises: `data` is readable for `len` bytes.
     unsafe {
         let Some(data) = bytes(data, len) else { return abi::DROGHER_ERR_INVAL };
-        dma(ctx, requester, len, done, |requester| requester.write(Iova(iova), data))
+        dma(ctx, requester, len, done, |context, requester| {
+            requester.write_or(Iova(iova), data, |gpa, part| context.peer_write(gpa, part))
+        })
     }
 }
 
@@ -248,7 +250,12 @@ unsafe extern "C" fn fill(
     done: *mut u64,
 ) -> i32 {
     // SAFETY: the plugin's promises.
-    unsafe { dma(ctx, requester, len, done, |requester| requester.fill(Iova(iova), byte, len)) }
+    unsafe {
+        dma(ctx, requester, len, done, |context, requester| {
+            let beyond = |gpa, part: &[u8]| context.peer_write(gpa, part);
+            requester.fill_or(Iova(iova), byte, len, beyond)
+        })
+    }
 }
 
 /// One atomic operation; `old` gets the value before.
@@ -263,7 +270,7 @@ unsafe fn atomic<T>(
 ) -> i32 {
     // SAFETY: the caller's promises.
     unsafe {
-        dma(ctx, requester, 0, core::ptr::null_mut(), |requester| {
+        dma(ctx, requester, 0, core::ptr::null_mut(), |_, requester| {
             let value = access(requester)?;
             if !old.is_null() {
                 old.write_unaligned(value);

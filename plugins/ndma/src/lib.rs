@@ -4,7 +4,7 @@
 //! `DESIGN.md` is its datasheet. The files, from the guest inwards: [`device`] (calls in), [`regs`]
 //! (registers), [`worker`] (the thread and how it is stopped), [`ring`] (one descriptor),
 //! [`descriptor`] (layout and checks), [`ops`] (the payload), [`scratch`] (memory on the device),
-//! [`migrate`], [`save`], [`load`] and [`format`] (the saved state), [`params`], [`bus`].
+//! [`window`] (memory for others to write to), [`migrate`], [`save`], [`load`] and [`format`] (the saved state), [`params`], [`bus`].
 #![cfg_attr(
     not(test),
     deny(
@@ -28,6 +28,7 @@ pub mod regs;
 pub mod ring;
 pub mod save;
 pub mod scratch;
+pub mod window;
 pub mod worker;
 
 #[cfg(test)]

@@ -7,4 +7,5 @@ mod gates;
 mod lies;
 mod load;
 mod migrate;
+mod peers;
 mod stuck;

@@ -1,5 +1,7 @@
 //! What can go wrong with the set of devices.
 
+use std::time::Duration;
+
 use thiserror::Error;
 
 use super::stream::FrameError;
@@ -178,6 +180,42 @@ pub enum DeviceError {
         /// Why not.
         #[source]
         source: Fault,
+    },
+    /// What other devices have sent to one did not arrive within the grace phase.
+    #[error(
+        "{device} has not got {writes} writes of other devices within {longest:?}; \
+         the guest goes on, try again, or reset the device"
+    )]
+    Grace {
+        /// The device that they are for.
+        device: String,
+        /// How many.
+        writes: usize,
+        /// Length of the phase.
+        longest: Duration,
+    },
+    /// A device is to be saved without what other devices have sent to it.
+    #[error("{device} stands, and has not got {writes} writes of other devices; let it run on")]
+    Undelivered {
+        /// The device that they are for.
+        device: String,
+        /// How many.
+        writes: usize,
+    },
+    /// A device was to write to itself.
+    #[error("{device} cannot be its own peer; name another device")]
+    OwnPeer {
+        /// The device.
+        device: String,
+    },
+    /// There is no thread to deliver to a device.
+    #[error("{device}: no thread for what other devices send to it")]
+    PeerThread {
+        /// The device.
+        device: String,
+        /// The operating system's answer.
+        #[source]
+        source: std::io::Error,
     },
     /// There is no device of this index.
     #[error("There is no device {0}")]

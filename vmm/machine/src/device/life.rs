@@ -116,6 +116,7 @@ impl PciDevice {
         if self.has_p2p() && matches!(self.endpoint.state(), State::Stop | State::PreCopyP2p) {
             self.go(State::RunningP2p)?;
         }
+        self.peers_open();
         Ok(())
     }
 
@@ -124,6 +125,7 @@ impl PciDevice {
         let mut life = self.life();
         self.alive()?;
         self.go(State::Running)?;
+        self.peers_open();
         life.session = Session::None;
         self.doorbells.replay(self.endpoint.as_ref());
         Ok(())
@@ -214,6 +216,9 @@ impl PciDevice {
     /// nothing; its permit is given back. On an error it may still run, and keeps its permit.
     pub(super) fn to_stop(&self) -> Result<(), DeviceError> {
         let mut life = self.life();
+        if let Some(inbox) = self.inbox.get() {
+            inbox.hold();
+        }
         if !mutant!("device-not-quiesced") && self.endpoint.failed().is_none() {
             let stopped = match (life.session, self.endpoint.state()) {
                 (_, State::Stop | State::StopCopy | State::Resuming) => Ok(()),
@@ -374,19 +379,33 @@ impl PciDevice {
         if !matches!(life.session, Session::None | Session::PreCopy) {
             return Err(self.wrong_state("reset"));
         }
+        if let Some(inbox) = self.inbox.get() {
+            inbox.drop_all(!life.runs);
+        }
         let reset = self.call("reset", self.endpoint.reset());
         self.reset_registers(assign);
         self.doorbells.forget();
+        if reset.is_err() {
+            self.no_peers();
+        }
         reset?;
         life.ndma = false;
         if life.runs {
             self.go(State::Running)?;
+            self.peers_open();
             if life.session == Session::PreCopy {
                 life.restart = life.sent > 0;
                 self.go(State::PreCopy)?;
             }
         }
         Ok(())
+    }
+
+    /// Writes of other devices go through, if it runs.
+    fn peers_open(&self) {
+        if let Some(inbox) = self.inbox.get().filter(|_| self.endpoint.state().runs()) {
+            inbox.open();
+        }
     }
 
     /// True while it holds a permit.

@@ -9,6 +9,7 @@
 //!        doorbell    --> ioeventfd, or an exit --> eventfd --> I/O thread --> Endpoint  doorbell
 //! device: irq(vector) --> Interrupts (table, masks, PBA) --> irqfd
 //!         DMA --> requester of the plugin host --> BusMaster gate --> second stage
+//!         a write that is not to memory --> Peers --> Inbox of another device (peer)
 //! ```
 //!
 //! What the host owns, and so saves ([`DeviceSet::save`]): configuration spaces, BARs, MSI-X tables
@@ -23,9 +24,11 @@ mod endpoint;
 mod error;
 mod function;
 mod gate;
+mod inbox;
 mod irq;
 mod life;
 mod mmio;
+mod peer;
 mod phases;
 mod plugin;
 mod set;
@@ -37,6 +40,7 @@ pub use check::check;
 pub use endpoint::{Endpoint, PluginName, Shape};
 pub use error::{DeviceError, Fault};
 pub use function::PciDevice;
+pub use inbox::PeerCounts;
 pub use irq::MSIX_BAR;
 pub use life::{Permit, StateRead};
 pub use mmio::{BarAccess, MmioMap};

@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock, Weak};
 
 use drogher_iommu::{Domain, Requester, Rid};
 use drogher_migrate::{Blocker, DeviceConfig};
-use drogher_plugin_host::{Cause, HostServices, LogLevel, Plugin};
+use drogher_plugin_host::{Cause, HostServices, LogLevel, PeerWrite, Plugin};
 use vm_device::DevicePio;
 use vm_device::bus::{PioAddress, PioAddressOffset};
 
@@ -15,6 +15,7 @@ use super::function::{Parts, PciDevice};
 use super::gate::BusMaster;
 use super::irq::Interrupts;
 use super::mmio::MmioMap;
+use super::peer::Peers;
 use super::plugin;
 use super::spec::DeviceSpec;
 use crate::layout::PCI_CONFIG_PORTS;
@@ -37,6 +38,7 @@ pub struct DeviceSet {
     ports: Arc<ConfigPorts>,
     bridge: Arc<HostBridge>,
     map: Arc<MmioMap>,
+    peers: Arc<Peers>,
     wiring: Arc<dyn Wiring>,
 }
 
@@ -110,6 +112,7 @@ impl DeviceSet {
             return Err(DeviceError::TooMany { count, max });
         }
         let map = Arc::new(MmioMap::default());
+        let peers = Peers::new(Arc::clone(&map));
         let bus_error = |source| DeviceError::Config { device: "host bridge".into(), source };
         let bridge = Arc::new(HostBridge::new().map_err(bus_error)?);
         let mut bus = Bus::new();
@@ -118,7 +121,7 @@ impl DeviceSet {
         let mut window = BarWindow::new(MMIO_WINDOW);
         let mut devices = Vec::with_capacity(count);
         for (slot, make) in (1..).zip(makers) {
-            let device = build(slot, make, domain, wiring, &map, &mut window)?;
+            let device = build(slot, make, domain, wiring, &peers, &map, &mut window)?;
             let _ = bus.insert(slot, Arc::clone(&device) as Arc<dyn Function>);
             devices.push(device);
         }
@@ -130,7 +133,7 @@ impl DeviceSet {
         claimed.map_err(wiring_error("claim the configuration ports"))?;
         let claimed = wiring.claim_mmio(MMIO_WINDOW, Arc::clone(&map) as _);
         claimed.map_err(wiring_error("claim the MMIO window"))?;
-        Ok(Self { devices, ports, bridge, map, wiring: Arc::clone(wiring) })
+        Ok(Self { devices, ports, bridge, map, peers, wiring: Arc::clone(wiring) })
     }
 
     /// Number of devices. They are named by their index, in slot order.
@@ -171,6 +174,10 @@ impl DeviceSet {
         &self.map
     }
 
+    pub(super) fn peers(&self) -> &Peers {
+        &self.peers
+    }
+
     pub(super) fn bridge(&self) -> &HostBridge {
         &self.bridge
     }
@@ -186,7 +193,8 @@ impl DeviceSet {
     /// What stands against migrating this machine; empty if nothing does.
     #[must_use]
     pub fn blockers(&self) -> Vec<Blocker> {
-        self.devices.iter().flat_map(|device| device.blockers()).collect()
+        let each = self.devices.iter().flat_map(|device| device.blockers());
+        each.chain(self.peer_blockers()).collect()
     }
 
     /// Devices in ERROR: label and why. The VM lives on without them.
@@ -211,6 +219,7 @@ impl DeviceSet {
 
 impl Drop for DeviceSet {
     fn drop(&mut self) {
+        self.end_peers();
         if let Err(error) = self.wiring.release_mmio(MMIO_WINDOW.start) {
             tracing::debug!(error = &error as &dyn std::error::Error, "MMIO window not released");
         }
@@ -224,6 +233,7 @@ fn build(
     make: Maker<'_>,
     domain: &Domain,
     wiring: &Arc<dyn Wiring>,
+    peers: &Arc<Peers>,
     map: &Arc<MmioMap>,
     window: &mut BarWindow,
 ) -> Result<Arc<PciDevice>, DeviceError> {
@@ -231,7 +241,12 @@ fn build(
     let attached = BusMaster::attach(domain, rid);
     let (bus_master, requester) = attached
         .map_err(|source| DeviceError::Create { device: rid.to_string(), source: source.into() })?;
-    let services = Arc::new(Services { name: rid.to_string(), interrupts: OnceLock::new() });
+    let services = Arc::new(Services {
+        name: rid.to_string(),
+        slot,
+        interrupts: OnceLock::new(),
+        peers: Arc::downgrade(peers),
+    });
     let endpoint = make(&rid.to_string(), requester, Arc::clone(&services) as _)?;
     let label = format!("{rid} {}", endpoint.shape().plugin.id);
     let interrupts = Interrupts::new(Arc::clone(wiring), endpoint.shape().info.vectors);
@@ -251,6 +266,9 @@ struct Services {
     name: String,
     /// Weak: a plugin thread that was given up must not keep the lines.
     interrupts: OnceLock<Weak<Interrupts>>,
+    slot: u8,
+    /// Weak, as above.
+    peers: Weak<Peers>,
 }
 
 impl HostServices for Services {
@@ -258,6 +276,11 @@ impl HostServices for Services {
         if let Some(interrupts) = self.interrupts.get().and_then(Weak::upgrade) {
             interrupts.trigger(vector);
         }
+    }
+
+    fn peer_write(&self, gpa: u64, data: &[u8]) -> PeerWrite {
+        let peers = self.peers.upgrade();
+        peers.map_or(PeerWrite::NotAPeer, |peers| peers.write(self.slot, gpa, data))
     }
 
     fn log(&self, level: LogLevel, text: &str) {
