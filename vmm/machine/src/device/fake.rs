@@ -31,10 +31,17 @@ struct Inner {
     last_irq: Option<u16>,
     /// Where it passes each letter on to, from inside the call that brings it.
     next: Option<u64>,
-    /// Letters that the next device had no room for.
+    /// Letters that were not passed on: no room, or not now.
     refused: usize,
     /// Accesses that it has taken, in order.
     writes: Vec<(u64, Vec<u8>)>,
+}
+
+impl Inner {
+    /// As the plugin host's gate.
+    fn may_send(&self) -> bool {
+        self.broken.is_none() && self.state.reaches_peers() && !self.ndma
+    }
 }
 
 /// A device of 64 bytes of memory at offset 0 of its 4 KiB BAR 0, a doorbell at 0x800 and two
@@ -90,9 +97,7 @@ impl Fake {
 
     /// The device wants to write to an address that is not memory; `None`: it may not now.
     pub fn peer(&self, gpa: u64, data: &[u8]) -> Option<PeerWrite> {
-        let inner = self.inner();
-        let open = inner.broken.is_none() && inner.state.reaches_peers() && !inner.ndma;
-        open.then(|| self.services.peer_write(gpa, data))
+        self.inner().may_send().then(|| self.services.peer_write(gpa, data))
     }
 
     /// Each letter is passed on to `gpa` in the call that brings it.
@@ -202,10 +207,10 @@ impl Endpoint for Fake {
             quads[6] = count.to_le_bytes();
             quads[7] = sum.wrapping_add(letter).to_le_bytes();
             inner.unsent = true;
-            if let Some(next) = inner.next
-                && self.services.peer_write(next, data) != PeerWrite::Taken
-            {
-                inner.refused += 1;
+            if let Some(next) = inner.next {
+                let passed = inner.may_send()
+                    && self.services.peer_write(next, data) == PeerWrite::Taken;
+                inner.refused += usize::from(!passed);
             }
             return Ok(());
         }

@@ -56,6 +56,8 @@ mod move_test;
 #[cfg(test)]
 mod ndma_test;
 #[cfg(test)]
+mod peer_ndma_test;
+#[cfg(test)]
 mod set_test;
 #[cfg(test)]
 pub(crate) mod testing;
