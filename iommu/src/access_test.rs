@@ -121,11 +121,12 @@ fn what_is_not_mapped_is_offered_page_by_page() {
     let expected = expected.into_iter().map(|(n, part)| (Gpa(end + n * 4096), data[part].to_vec()));
     assert_eq!(offered, expected.collect::<Vec<_>>());
     let mut filled = Vec::new();
-    device.fill_or(Iova(end + 4090), 7, 10, |gpa, part| {
-        filled.push((gpa, part.to_vec()));
-        Ok(())
-    })
-    .expect("all of it");
+    device
+        .fill_or(Iova(end + 4090), 7, 10, |gpa, part| {
+            filled.push((gpa, part.to_vec()));
+            Ok(())
+        })
+        .expect("all of it");
     assert_eq!(filled, [(Gpa(end + 4090), vec![7; 6]), (Gpa(end + 4096), vec![7; 4])]);
     assert_eq!(domain.faults().total, 0);
 }

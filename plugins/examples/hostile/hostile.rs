@@ -10,8 +10,8 @@
 //! 0x38 RO64 those that were not allowed.
 
 use drogher_plugin_sdk::{
-    DeviceInfo, DmaErrorKind, Doorbell, Failure, Host, ParamKind, ParamSpec, Params, PrecopyInfo, Read, Region,
-    State, StateFormat, export_plugin,
+    DeviceInfo, DmaErrorKind, Doorbell, Failure, Host, ParamKind, ParamSpec, Params, PrecopyInfo,
+    Read, Region, State, StateFormat, export_plugin,
 };
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

@@ -79,6 +79,9 @@ impl Instance {
             self.context.close_to_peers();
         }
         self.alive()?;
+        if result.is_ok() && !now.runs() {
+            self.no_write_pins("set_state", now)?;
+        }
         result.map(|_| ())
     }
 

@@ -35,9 +35,7 @@ fn silent(bed: &Bed, device: &Instance) {
 fn none_in_p2p_states() {
     let bed = Bed::new();
     let device = running(&bed);
-    for (p2p, on) in
-        [(State::RunningP2p, State::Running), (State::PreCopyP2p, State::PreCopy)]
-    {
+    for (p2p, on) in [(State::RunningP2p, State::Running), (State::PreCopyP2p, State::PreCopy)] {
         device.set_state(p2p).expect("goes");
         let told = read64(&device, NOT_ALLOWED);
         silent(&bed, &device);

@@ -208,8 +208,8 @@ impl Endpoint for Fake {
             quads[7] = sum.wrapping_add(letter).to_le_bytes();
             inner.unsent = true;
             if let Some(next) = inner.next {
-                let passed = inner.may_send()
-                    && self.services.peer_write(next, data) == PeerWrite::Taken;
+                let passed =
+                    inner.may_send() && self.services.peer_write(next, data) == PeerWrite::Taken;
                 inner.refused += usize::from(!passed);
             }
             return Ok(());

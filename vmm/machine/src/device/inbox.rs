@@ -47,9 +47,9 @@ impl Post {
     pub fn accesses(&self) -> impl Iterator<Item = (u64, &[u8])> {
         let (mut at, mut rest) = (self.offset, &*self.data);
         std::iter::from_fn(move || {
-            let width = [8, 4, 2, 1].into_iter().find(|&width| {
-                width <= rest.len() && at.is_multiple_of(width as u64)
-            })?;
+            let width = [8, 4, 2, 1]
+                .into_iter()
+                .find(|&width| width <= rest.len() && at.is_multiple_of(width as u64))?;
             let (access, behind) = rest.split_at(width);
             let here = at;
             (at, rest) = (at + width as u64, behind);

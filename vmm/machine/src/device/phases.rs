@@ -208,14 +208,10 @@ impl DeviceSet {
         self.irqfds_on()?;
         let started = self.devices().iter().zip(permits);
         let started: Vec<_> = started.map(|(device, permit)| device.start_p2p(permit)).collect();
-        let running = self
-            .devices()
-            .iter()
-            .zip(started)
-            .map(|(device, started)| {
-                let started = started.and_then(|()| device.start_running());
-                started.inspect_err(|_| device.no_peers())
-            });
+        let running = self.devices().iter().zip(started).map(|(device, started)| {
+            let started = started.and_then(|()| device.start_running());
+            started.inspect_err(|_| device.no_peers())
+        });
         let down: Vec<_> = running.filter_map(Result::err).collect();
         for error in &down {
             let error = error as &dyn std::error::Error;
