@@ -203,6 +203,12 @@ impl Inbox {
         self.lock().waiting()
     }
 
+    /// The thread is in a call into the device.
+    #[cfg(test)]
+    pub fn delivers(&self) -> bool {
+        self.lock().delivering
+    }
+
     /// What came of all writes.
     pub fn counts(&self) -> PeerCounts {
         self.lock().counts

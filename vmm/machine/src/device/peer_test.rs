@@ -167,13 +167,16 @@ fn a_to_b_to_a_neither_recurses_nor_deadlocks_with_full_queues() {
     rig.fakes[1].pass_on(first);
     let (shut, closed) = (lock(&rig.fakes[0].door), lock(&rig.fakes[1].door));
     let fill = |from: usize, to: u64| {
-        let mut sent = 0_u64;
+        // One is in a call, where it stays; then the queue is filled.
+        send(&rig, from, 0..1);
+        let target = &rig.set.devices()[1 - from];
+        wait("the call", || target.inbox.get().expect("it has one").delivers());
+        let mut sent = 1_u64;
         while rig.fakes[from].peer(to, &sent.to_le_bytes()) == Some(PeerWrite::Taken) {
             sent += 1;
         }
         sent
     };
-    // One each is in a call; then both queues are full.
     let (to_second, to_first) = (fill(0, second), fill(1, first));
     assert!(to_second > 100 && to_first > 100, "{to_second} {to_first}");
     assert_eq!(rig.fakes[0].peer(second, &[1; 8]), Some(PeerWrite::Full));
