@@ -146,7 +146,7 @@ fn nothing_may_be_missing_or_double() {
     let end = out.split_off(out.len() - SECTION_BYTES);
     let window = out.split_off(out.len() - SECTION_BYTES - WINDOW_SECTION_BYTES);
     let regs = out.split_off(out.len() - SECTION_BYTES - REGISTERS_BYTES);
-    let sections = |sections: &[&[u8]]| load(&[&out, &sections.concat(), &end[..]].concat());
+    let sections = |sections: &[&[u8]]| load(&[out.as_slice(), &sections.concat(), &end].concat());
     assert_eq!(sections(&[&regs, &window, &regs]).unwrap_err(), LoadError::Twice(Kind::Registers));
     assert_eq!(sections(&[&regs, &window, &window]).unwrap_err(), LoadError::Twice(Kind::Window));
     assert_eq!(sections(&[&window]).unwrap_err(), LoadError::MissingRegisters);
