@@ -174,15 +174,15 @@ fn no_transfer_between_two_devices_is_lost_or_doubled() {
         }
         turn += 1;
         // Now and then, at a moment that the scheduler chooses.
-        if turn % 6 == 0 {
+        if turn.is_multiple_of(6) {
             rig.set.to_p2p_and_ndma().expect("quiet");
             // Nobody sends any more, and all has arrived.
             for sender in &mut senders {
                 sender.collect(&rig);
                 sender.check(&rig, "at the stop");
             }
-            if turn % 18 == 0 {
-                rig = migrate(&rig, turn % 36 == 0);
+            if turn.is_multiple_of(18) {
+                rig = migrate(&rig, turn.is_multiple_of(36));
                 moves += 1;
             } else {
                 rig.run();
