@@ -379,12 +379,17 @@ impl PciDevice {
         if let Some(inbox) = self.inbox.get() {
             inbox.drop_all(!life.runs);
         }
-        let reset = self.call("reset", self.endpoint.reset());
-        self.reset_registers(assign);
-        self.doorbells.forget();
+        let reset = self.reset_and_run(&mut life, assign);
         if reset.is_err() {
             self.no_peers();
         }
+        reset
+    }
+
+    fn reset_and_run(&self, life: &mut Life, assign: bool) -> Result<(), DeviceError> {
+        let reset = self.call("reset", self.endpoint.reset());
+        self.reset_registers(assign);
+        self.doorbells.forget();
         reset?;
         // It is in STOP, and its NDMA has ended: it counts again before it runs.
         life.ndma = false;

@@ -236,6 +236,23 @@ fn a_reset_drops_what_waits() {
 }
 
 #[test]
+fn a_device_that_does_not_come_up_takes_nothing_and_holds_nobody_up() {
+    let rig = pair();
+    rig.fakes[1].refuse("RUNNING");
+    rig.set.device(1).expect("there").reset(true).expect_err("it does not run on");
+    rig.drive(2);
+    let letter = || rig.fakes[0].peer(rig.bar(2, 0) + LETTERS, &[1; 8]);
+    assert_eq!(letter(), Some(PeerWrite::Closed));
+    rig.stop();
+    rig.run_all_but_failed();
+    assert_eq!(letter(), Some(PeerWrite::Closed));
+    rig.stop();
+    rig.fakes[1].forgive();
+    rig.run();
+    assert_eq!(letter(), Some(PeerWrite::Taken));
+}
+
+#[test]
 fn a_device_without_p2p_states_that_may_write_is_a_blocker() {
     let plain = Can { p2p: false, ..ALL };
     let rig = Rig::new(&[plain, ALL]);
