@@ -393,7 +393,7 @@ impl PciDevice {
         reset?;
         // It is in STOP, and its NDMA has ended: it counts again before it runs.
         life.ndma = false;
-        self.count_out(&mut life)?;
+        self.count_out(life)?;
         if life.runs {
             self.go(State::Running)?;
             self.peers_open();
@@ -401,7 +401,7 @@ impl PciDevice {
                 life.restart = life.sent > 0;
                 self.go(State::PreCopy)?;
             }
-            self.reenter_early(&mut life)?;
+            self.reenter_early(life)?;
         }
         Ok(())
     }
