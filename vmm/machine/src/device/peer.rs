@@ -5,7 +5,7 @@
 //!           --> Peers: whose BAR, allowed? --> Inbox of B --> its thread --> B: region_write, doorbell
 //! ```
 //!
-//! By default no pair is allowed. A device never reaches its own BARs, nor anybody's MSI-X table.
+//! Who may write to whom is said by `vm.peers`; by default nobody may. A device never reaches its own BARs, nor anybody's MSI-X table.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -130,6 +130,25 @@ impl DeviceSet {
         }
         self.peers().allow(from.slot(), to.slot(), to.make_inbox()?);
         Ok(())
+    }
+
+    /// Allows what `vm.peers` of each device says.
+    pub(super) fn allow_named(&self) -> Result<(), DeviceError> {
+        for (from, device) in self.devices().iter().enumerate() {
+            for name in &device.keys().peers {
+                let named = |other: &Arc<PciDevice>| other.name() == Some(name.as_str());
+                let to = self.devices().iter().position(named);
+                let to = to.ok_or_else(|| self.no_peer(device, name))?;
+                self.allow_peer(from, to)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn no_peer(&self, device: &PciDevice, name: &str) -> DeviceError {
+        let names: Vec<_> = self.devices().iter().filter_map(|other| other.name()).collect();
+        let known = if names.is_empty() { "none".into() } else { names.join(", ") };
+        DeviceError::NoPeer { device: device.label().into(), name: name.into(), known }
     }
 
     /// The grace phase: waits until all that devices have sent each other has arrived. All are in P2P,

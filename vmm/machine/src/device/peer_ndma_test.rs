@@ -20,12 +20,11 @@ fn dirs() -> Vec<PathBuf> {
 }
 
 fn machine() -> Rig {
-    let spec = || DeviceSpec::new("ndma").with("scratch_kib", "4");
-    let make = |domain: &_, wiring: &_| DeviceSet::new(&[spec(), spec()], &dirs(), domain, wiring);
-    let rig = Rig::with(make).expect("the plugin is built with this test");
-    rig.set.allow_peer(0, 1).expect("two devices");
-    rig.set.allow_peer(1, 0).expect("two devices");
-    rig
+    let specs =
+        ["ndma,scratch_kib=4,vm.name=a,vm.peers=b", "ndma,scratch_kib=4,vm.name=b,vm.peers=a"];
+    let specs = specs.map(|spec| spec.parse::<DeviceSpec>().expect("good keys"));
+    let make = |spaces: &_, wiring: &_| DeviceSet::new(&specs, &dirs(), spaces, wiring);
+    Rig::with(make).expect("the plugin is built with this test")
 }
 
 /// A driver of one device, which outlives machines.
@@ -142,7 +141,9 @@ fn migrate(from: &Rig, pre_copy: bool) -> Rig {
     }
     from.stop();
     early.iter_mut().zip(from.state()).for_each(|(all, rest)| all.extend(rest));
-    let to = machine();
+    let configs = from.set.describe().expect("they answer");
+    let make = |spaces: &_, wiring: &_| DeviceSet::for_configs(&configs, &dirs(), spaces, wiring);
+    let to = Rig::with(make).expect("the same plugin");
     to.arrive(&early, &from.set.save());
     let mut memory = vec![0; RAM as usize];
     from.memory.read(Oa(0), &mut memory).expect("all of it");

@@ -273,3 +273,30 @@ fn the_threads_end_with_the_set() {
     drop(rig);
     wait("everything is gone", || fake.upgrade().is_none());
 }
+
+#[test]
+fn pairs_are_named_by_vm_peers() {
+    let keys = ["vm.name=a,vm.peers=b", "vm.name=b,vm.peers=a", "vm.peers=a+b"];
+    let rig = Rig::with_keys(&[ALL, ALL, ALL], &keys);
+    rig.run();
+    (1..=3).for_each(|slot| rig.drive(slot));
+    let write = |from: usize, to: u32| rig.fakes[from].peer(rig.bar(to + 1, 0), &[1]);
+    for (from, to) in [(0, 1), (1, 0), (2, 0), (2, 1)] {
+        assert_eq!(write(from, to), Some(PeerWrite::Taken), "{from} to {to}");
+    }
+    for (from, to) in [(0, 2), (1, 2)] {
+        assert_eq!(write(from, to), Some(PeerWrite::NotAllowed), "{from} to {to}");
+    }
+}
+
+#[test]
+fn a_peer_that_there_is_not_is_refused_by_name() {
+    let refused =
+        |keys: &[&str]| Rig::try_with_keys(&[ALL, ALL], keys).err().expect("no such peer");
+    let error = refused(&["vm.name=a,vm.peers=nonsuch", "vm.name=b"]);
+    let text = error.to_string();
+    let expected = "00:01.0 test.fake (a): vm.peers names \"nonsuch\"";
+    assert!(text.starts_with(expected) && text.ends_with("are: a, b"), "{text}");
+    let error = refused(&["vm.name=a,vm.peers=a"]);
+    assert!(matches!(error, DeviceError::OwnPeer { .. }), "{error}");
+}
