@@ -19,10 +19,13 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
+/// So dense that no round, however short, passes without a write of a device.
+const DENSE: &str = "ws=16M rate=10000 dma=on dma_rate=8000 status_ms=200";
+
 /// Moves a guest with these devices beside the first, with these flags, and compares every page.
 fn moved(more: &[&str], flags: &[&str]) -> Result<TrackingStatus> {
     let place = Place::new();
-    let mut source = place.run("a", LOAD, more, &[])?;
+    let mut source = place.run("a", DENSE, more, &[])?;
     source.progress(2)?;
     let mut destination = place.receive("b", &[], &[])?;
     let flags: Vec<_> = ["--verify"].iter().chain(flags).copied().collect();
@@ -110,7 +113,7 @@ fn a_raw_device_is_refused_by_name_and_the_guest_runs_on() -> Result<()> {
     let mut destination = place.receive("b", &[], &[])?;
     let migration = place.migrate(&source, &destination, &["--early-ndma", "nobody"])?;
     ensure!(migration.code == Some(1), "{migration:?}");
-    for word in ["raw-device", "pass, 00:02.0, drogher.ndma", "no-such-device", "nobody"] {
+    for word in ["raw-device", "pass, 00:02.0, org.drogher.ndma", "no-such-device", "nobody"] {
         ensure!(migration.message.contains(word), "{word}: {}", migration.message);
     }
     source.progress(3)?;
@@ -299,7 +302,7 @@ fn wrong_words_about_tracking_are_refused_before_a_guest_starts() -> Result<()> 
         (&["run", "--device", "ndma,vm.tracker=magic"][..], "iommu, device, pinned, fault or all"),
         (&["run", "--device", "ndma,vm.speed=9"], "vm.tracking_page"),
         (&["run", "--tracker", "magic"], "or auto"),
-        (&["run", "--tracking-page", "3K"], "power of two"),
+        (&["run", "--tracking-page", "12K"], "power of two"),
         (&["run", "--require", "some"], "exact or any"),
     ] {
         let output = output(args)?;

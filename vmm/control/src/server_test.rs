@@ -11,6 +11,8 @@ use crate::client::Client;
 #[derive(Default)]
 struct Fake {
     asked: Mutex<Vec<String>>,
+    /// It panics when its status is asked for.
+    breaks: bool,
 }
 
 impl Fake {
@@ -21,6 +23,7 @@ impl Fake {
 
 impl Control for Fake {
     fn status(&self) -> Status {
+        assert!(!self.breaks, "a test's panic");
         Status {
             vm: VmStatus {
                 state: GuestState::Running,
@@ -178,35 +181,11 @@ fn a_client_over_the_limit_is_told_so() {
     };
 }
 
-/// Panics when it is asked.
-struct Broken;
-
-impl Control for Broken {
-    fn status(&self) -> Status {
-        panic!("a test's panic")
-    }
-    fn pause(&self) -> Result<(), Refusal> {
-        Ok(())
-    }
-    fn resume(&self) -> Result<(), Refusal> {
-        Ok(())
-    }
-    fn abort(&self) -> Result<(), Refusal> {
-        Ok(())
-    }
-    fn shutdown(&self) -> Result<(), Refusal> {
-        Ok(())
-    }
-    fn migrate(&self, _request: MigrateRequest) -> Result<Receiver<MigrateLine>, Refusal> {
-        Err(Refusal(String::new()))
-    }
-}
-
 #[test]
 fn requests_that_panic_do_not_use_the_server_up() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("control");
-    let _server = Server::start(&path, Arc::new(Broken)).unwrap();
+    let _server = Server::start(&path, Arc::new(Fake { breaks: true, ..Fake::default() })).unwrap();
     let client = Client::new(&path);
     for _ in 0..CONNECTIONS_MAX + 1 {
         assert!(client.get::<Status>("/v1/status").is_err());
