@@ -5,14 +5,17 @@
 
 mod args;
 mod demo;
+mod explain;
 mod guest;
 mod migrate;
+mod params;
 mod plugin;
 mod progress;
 mod receive;
 mod requests;
 mod run;
 mod signals;
+mod tracking;
 mod waiting;
 mod words;
 
@@ -61,6 +64,11 @@ fn main() -> ! {
 }
 
 fn execute(command: Command) -> anyhow::Result<u8> {
+    anyhow::ensure!(
+        cfg!(feature = "mutants") || std::env::var_os("DROGHER_MUTANT").is_none(),
+        "DROGHER_MUTANT is set, and this build has no mutants: \
+         use one that scripts/mutants has made, target/mutants/debug/drogher"
+    );
     signals::survive_file_limit()?;
     signals::die_with_parent()?;
     match command {
@@ -72,6 +80,9 @@ fn execute(command: Command) -> anyhow::Result<u8> {
         Command::Pause(args) => requests::post(&args, "/v1/pause"),
         Command::Resume(args) => requests::post(&args, "/v1/resume"),
         Command::Shutdown(args) => requests::post(&args, "/v1/shutdown"),
+        Command::Explain(args) => explain::explain(*args),
+        Command::Tracking(args) => tracking::tracking(&args),
+        Command::Params(command) => params::params(&command),
         Command::Plugin(PluginCommand::Info { file }) => plugin::info(&file),
         Command::Demo(args) => demo::demo(&args),
     }

@@ -8,8 +8,7 @@ use crate::tracked::{
 use drogher_iommu_types::{DirtyBitmap, Gpa};
 use drogher_plugin_host::{InstanceError, State};
 use drogher_tracking::{
-    Class, DeviceLog, Pins, Provider, ProviderKind, Sink, TrackingPageSize,
-    providers::DeviceProvider,
+    Class, Pins, Provider, ProviderKind, Sink, TrackingPageSize, providers::DeviceProvider,
 };
 
 const K4: TrackingPageSize = TrackingPageSize::K4;
