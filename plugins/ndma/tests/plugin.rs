@@ -1,4 +1,5 @@
 //! The built plugin in the real plugin host, doing DMA through the real IOMMU.
+#![allow(clippy::single_range_in_vec_init, reason = "a list of one range is meant")]
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
