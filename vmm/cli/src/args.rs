@@ -118,6 +118,7 @@ impl TrackingArgs {
             page: self.tracking_page,
             require: self.require,
             early_ndma: self.early_ndma.clone(),
+            quirks: Vec::new(),
         }
     }
 }

@@ -87,6 +87,17 @@ impl PciDevice {
         Ok(())
     }
 
+    /// In STOP, or in ERROR: counted as one that dirties nothing any more, if it has not been. What it
+    /// could write to is then sent once, and not again in the last harvest.
+    pub(super) fn count_stopped(&self, life: &mut Life) -> Result<(), DeviceError> {
+        if !life.counted && !mutant!("ndma-not-counted") {
+            let stopped = self.space().tracked().stopped(self.rid());
+            stopped.map_err(self.tracking_error("into STOP"))?;
+            life.counted = true;
+        }
+        Ok(())
+    }
+
     /// No longer counted as being in NDMA: before it may do DMA again.
     pub(super) fn count_out(&self, life: &mut Life) -> Result<(), DeviceError> {
         if std::mem::take(&mut life.counted) {

@@ -80,10 +80,9 @@ impl TrackingControl {
         subjects: &[Subject],
         operator: &Operator,
     ) -> Result<Vec<Plan>, Vec<Refusal>> {
-        let policy = operator.policy(subjects);
         match self.measures {
-            true => plan::plan(subjects, &policy, measure::costs()),
-            false => plan::plan(subjects, &policy, &Costs::default()),
+            true => plan::plan(subjects, operator, measure::costs()),
+            false => plan::plan(subjects, operator, &Costs::default()),
         }
     }
 
