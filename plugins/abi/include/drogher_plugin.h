@@ -791,8 +791,8 @@ typedef struct drogher_log_start {
 //
 // The bit of a page is set after the store; so a write that a report misses is in the next one, and
 // after `set_state` has returned STOP or STOP_COPY, or `ndma.enter` has returned, none is missing.
-// `reset` ends logging. A device that says that it has a log makes all of its writes through the
-// host's table of the same id, or to memory that it has pinned.
+// `reset` ends logging. Every write of the device to the ranges is in its log: those through the
+// host's table of the same id, and those to pinned memory, of which `pin` says the GPA.
 typedef struct drogher_dma_log {
   // sizeof, as the plugin was compiled.
   uint32_t size;
@@ -894,6 +894,9 @@ typedef struct drogher_pinned {
   uint64_t len;
   // For `unpin`; not 0.
   uint64_t handle;
+  // Where the first byte lies in the guest's physical address space, and the others after it: for a
+  // log of the plugin's own.
+  uint64_t gpa;
 } drogher_pinned;
 
 // The plugin's side. Needs `drogher.migration/1`: a device that is not told of STOP could not unpin.
