@@ -42,7 +42,7 @@ pub enum DeviceError {
         /// The device.
         device: String,
         /// What.
-        source: KeyError,
+        source: Box<KeyError>,
     },
     /// Two devices are called the same.
     #[error("{device}: the name {name:?} is taken by {other}; give each device another vm.name")]
@@ -61,7 +61,7 @@ pub enum DeviceError {
         device: String,
         /// Why not.
         #[source]
-        source: SpacesError,
+        source: Box<SpacesError>,
     },
     /// It is to enter NDMA early, and has none.
     #[error("{device} has no NDMA, and cannot enter it early; leave it out of early NDMA")]
@@ -78,7 +78,7 @@ pub enum DeviceError {
         what: &'static str,
         /// Why not.
         #[source]
-        source: SpaceError,
+        source: Box<SpaceError>,
     },
     /// More devices than bus 0 has slots.
     #[error("{count} devices; bus 0 has room for {max}")]

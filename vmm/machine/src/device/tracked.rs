@@ -59,7 +59,7 @@ impl PciDevice {
         what: &'static str,
     ) -> impl FnOnce(drogher_tracking::SpaceError) -> DeviceError + use<> {
         let device = self.label().to_owned();
-        move |source| DeviceError::Tracking { device, what, source }
+        move |source| DeviceError::Tracking { device, what, source: source.into() }
     }
 
     /// Tells the address space of it, before it does any DMA.
