@@ -189,3 +189,56 @@ fn doorbells() {
     }
     assert_eq!(info.doorbells.len(), 5);
 }
+
+fn capability(length: u8) -> abi::PciCap {
+    let mut data = [0; 64];
+    data.iter_mut().take(length.into()).skip(Capability::OWN).for_each(|byte| *byte = 0xAB);
+    let size = size_of::<abi::PciCap>() as u32;
+    let id = abi::DROGHER_PCI_CAP_VENDOR;
+    abi::PciCap { size, flags: 0, id, length, reserved: [0; 6], data }
+}
+
+#[test]
+fn a_vendor_capability_is_taken_with_its_length_in_front() {
+    let mut info = DeviceInfo::none();
+    info.add_capability(&capability(5)).unwrap();
+    let flags = abi::DROGHER_PCI_CAP_ACCESS;
+    info.add_capability(&abi::PciCap { flags, ..capability(64) }).unwrap();
+    assert_eq!(info.caps[0], Capability { id: 9, body: vec![5, 0xAB, 0xAB], access: false });
+    assert_eq!((info.caps[1].length(), info.caps[1].access), (64, true));
+}
+
+#[test]
+fn impossible_capabilities_are_refused() {
+    let good = capability(8);
+    let (mut head, mut tail, mut reserved) = (good, good, good);
+    (head.data[2], tail.data[8], reserved.reserved[5]) = (1, 1, 1);
+    let bad = [
+        abi::PciCap { id: 0x11, ..good },
+        abi::PciCap { length: 3, ..capability(0) },
+        abi::PciCap { length: 65, ..good },
+        abi::PciCap { flags: 2, ..good },
+        head,
+        tail,
+        reserved,
+    ];
+    let mut info = DeviceInfo::none();
+    for raw in &bad {
+        assert!(info.add_capability(raw).is_err(), "{raw:?}");
+    }
+    assert!(info.caps.is_empty());
+    for _ in 0..abi::DROGHER_PCI_CAPS_MAX {
+        info.add_capability(&good).unwrap();
+    }
+    assert!(info.add_capability(&good).is_err(), "one too many");
+}
+
+#[test]
+fn a_plugin_with_ports_has_one_to_eight() {
+    let mut info = DeviceInfo::none();
+    for count in [0, 9, u32::MAX] {
+        assert_eq!(info.set_ports(count), Err(InfoError::Ports { count, max: 8 }));
+    }
+    assert_eq!(info.set_ports(8), Ok(()));
+    assert_eq!(info.ports, 8);
+}

@@ -31,7 +31,7 @@ mod sized;
 mod state;
 mod text;
 
-pub use context::{HostServices, LogLevel, Received, Stats, Wires};
+pub use context::{HostServices, LogLevel, PeerWrite, Received, Stats, Wires};
 pub use descriptor::Descriptor;
 pub use device_info::{Capability, DeviceInfo, Doorbell, InfoError, Region};
 pub use exit::{end_if_loading_hangs, exit_now};

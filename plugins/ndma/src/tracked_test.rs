@@ -1,3 +1,5 @@
+#![allow(clippy::single_range_in_vec_init, reason = "a list of one range is meant")]
+
 use super::*;
 use crate::descriptor::{FLAG_IRQ, FLAG_OWN};
 use crate::testing::{Access, Act, Desc, MEMORY, RING, Rig, TestBus, assert_same, gpa, noise};
@@ -5,6 +7,11 @@ use drogher_plugin_sdk::{Device, LogReport, LogStart, Params, State};
 
 fn ways(given: &[(&str, &str)]) -> Ways {
     Ways::new(&Params::new(crate::params::SPECS, given).unwrap()).unwrap()
+}
+
+/// All of memory.
+fn whole(page_size: u64) -> LogStart {
+    LogStart { ranges: vec![0..MEMORY as u64], page_size, bitmap: None }
 }
 
 /// The IOVA pages that a harvest of the log, or else of the pins, has to copy.
@@ -31,7 +38,7 @@ fn harvest(bus: &TestBus, log: &Log, page_size: u64, ways: &Ways) -> Vec<u64> {
 /// which knows nothing else, is equal to memory in the end.
 fn nothing_is_missed(given: &[(&str, &str)], page_size: u64) {
     let (bus, log, ways) = (TestBus::new(), Arc::new(Log::default()), ways(given));
-    let start = LogStart { ranges: vec![0..MEMORY as u64], page_size, bitmap: None };
+    let start = whole(page_size);
     assert_eq!(log.start(start), page_size);
     let shadow = Arc::new(Mutex::new(vec![0; MEMORY]));
     let copy = {
@@ -145,7 +152,7 @@ fn an_unmap_waits_for_the_pins_to_be_given_back() {
 #[test]
 fn a_log_goes_over_the_guests_reset_and_ends_with_the_hosts() {
     let mut rig = busy(&[("log", "on")]);
-    let start = LogStart { ranges: vec![0..MEMORY as u64], page_size: 4096, bitmap: None };
+    let start = whole(4096);
     rig.device.log_start(start).unwrap();
     rig.kick();
     rig.set(crate::regs::CONTROL, crate::regs::CONTROL_RESET);

@@ -1,3 +1,5 @@
+#![allow(clippy::single_range_in_vec_init, reason = "a list of one range is meant")]
+
 use super::*;
 
 fn start(ranges: &[Range<u64>]) -> LogStart {

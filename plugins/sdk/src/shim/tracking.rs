@@ -185,3 +185,7 @@ unsafe extern "C" fn prefers_get<D: Device>(dev: *mut c_void, out: *mut abi::Pre
         })
     }
 }
+
+#[cfg(test)]
+#[path = "tracking_test.rs"]
+mod tests;
