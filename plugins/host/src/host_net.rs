@@ -18,11 +18,14 @@ pub(crate) static TABLE: abi::NetPortHost = abi::NetPortHost {
     wake: Some(wake),
 };
 
-/// The instance, if it lives, and its wires.
+/// An instance, and its wires if it has any.
+type Alive<'a> = (&'a Context, Option<Arc<dyn Wires>>);
+
+/// The instance, if it lives.
 ///
 /// # Safety
 /// As [`context`].
-unsafe fn alive<'a>(ctx: *mut abi::HostCtx) -> Result<(&'a Context, Option<Arc<dyn Wires>>), i32> {
+unsafe fn alive<'a>(ctx: *mut abi::HostCtx) -> Result<Alive<'a>, i32> {
     // SAFETY: the caller's promise.
     let context = unsafe { context(ctx) }.ok_or(abi::DROGHER_ERR_INVAL)?;
     if context.is_shut() {

@@ -393,6 +393,8 @@ fn shape(can: Can) -> Shape {
             vectors: 2,
             doorbells: vec![Doorbell { region: 0, offset: BELL, width: 4 }],
             config: None,
+            caps: Vec::new(),
+            ports: 0,
         },
         migration: can.migrate.then_some(StateFormat {
             version: 2,
