@@ -13,6 +13,7 @@ mod receive;
 mod requests;
 mod run;
 mod signals;
+mod terminal;
 mod waiting;
 mod words;
 
@@ -71,6 +72,7 @@ fn execute(command: Command) -> anyhow::Result<u8> {
         Command::Abort(args) => requests::post(&args, "/v1/abort"),
         Command::Pause(args) => requests::post(&args, "/v1/pause"),
         Command::Resume(args) => requests::post(&args, "/v1/resume"),
+        Command::Powerdown(args) => requests::post(&args, "/v1/powerdown"),
         Command::Shutdown(args) => requests::post(&args, "/v1/shutdown"),
         Command::Plugin(PluginCommand::Info { file }) => plugin::info(&file),
         Command::Demo(args) => demo::demo(&args),

@@ -3,7 +3,7 @@
 //! | request | answer |
 //! |---|---|
 //! | `GET /v1/status` | a [`Status`](crate::api::Status) |
-//! | `POST /v1/pause`, `/v1/resume`, `/v1/abort`, `/v1/shutdown` | `{"done": "..."}` |
+//! | `POST /v1/pause`, `/v1/resume`, `/v1/abort`, `/v1/powerdown`, `/v1/shutdown` | `{"done": "..."}` |
 //! | `POST /v1/migrate` with a [`MigrateRequest`](crate::api::MigrateRequest) | JSON lines: each a [`MigrateLine`](crate::api::MigrateLine), the last one an outcome |
 //!
 //! A refusal is a status of 4xx with `{"error": "..."}`.
@@ -54,6 +54,11 @@ pub trait Control: Send + Sync + 'static {
     /// # Errors
     /// With the reason.
     fn abort(&self) -> Result<(), Refusal>;
+    /// Presses the guest's power button.
+    ///
+    /// # Errors
+    /// With the reason.
+    fn powerdown(&self) -> Result<(), Refusal>;
     /// Ends guest and process.
     ///
     /// # Errors
@@ -176,6 +181,7 @@ fn serve(stream: &mut UnixStream, control: &dyn Control) -> Result<(), HttpError
         ("POST", "/v1/pause") => done(control.pause(), "paused"),
         ("POST", "/v1/resume") => done(control.resume(), "running"),
         ("POST", "/v1/abort") => done(control.abort(), "aborting"),
+        ("POST", "/v1/powerdown") => done(control.powerdown(), "power button pressed"),
         ("POST", "/v1/shutdown") => done(control.shutdown(), "shutting down"),
         ("POST", "/v1/migrate") => match request.json::<MigrateRequest>() {
             Err(error) => {
@@ -190,8 +196,8 @@ fn serve(stream: &mut UnixStream, control: &dyn Control) -> Result<(), HttpError
         },
         (
             _,
-            "/v1/status" | "/v1/pause" | "/v1/resume" | "/v1/abort" | "/v1/shutdown"
-            | "/v1/migrate",
+            "/v1/status" | "/v1/pause" | "/v1/resume" | "/v1/abort" | "/v1/powerdown"
+            | "/v1/shutdown" | "/v1/migrate",
         ) => (405, json!({"error": "use GET for status, POST for the rest"})),
         (_, path) => {
             (404, json!({"error": format!("there is no {path} here; see GET /v1/status")}))

@@ -44,6 +44,10 @@ impl Control for Fake {
     fn abort(&self) -> Result<(), Refusal> {
         Err(Refusal("nothing to abort".into()))
     }
+    fn powerdown(&self) -> Result<(), Refusal> {
+        self.note("powerdown");
+        Ok(())
+    }
     fn shutdown(&self) -> Result<(), Refusal> {
         self.note("shutdown");
         Ok(())
@@ -172,6 +176,9 @@ impl Control for Broken {
         Ok(())
     }
     fn abort(&self) -> Result<(), Refusal> {
+        Ok(())
+    }
+    fn powerdown(&self) -> Result<(), Refusal> {
         Ok(())
     }
     fn shutdown(&self) -> Result<(), Refusal> {
