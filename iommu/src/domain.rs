@@ -220,19 +220,24 @@ impl Domain {
     /// `Attached`.
     pub fn attach_with(&self, rid: Rid, stage1: Arc<dyn Stage1>) -> Result<Requester, DomainError> {
         let mut requesters = lock(&self.0.requesters);
-        requesters.retain(|requester| requester.strong_count() > 0);
         if requesters.iter().filter_map(Weak::upgrade).any(|other| other.rid() == rid) {
             return Err(DomainError::Attached { rid });
         }
         let requester = Requester::new(rid, self.0.clone(), stage1);
-        requesters.push(Arc::downgrade(&requester.0));
+        let live = requesters.iter().filter(|other| other.strong_count() > 0).cloned();
+        *requesters = live.chain([Arc::downgrade(&requester.0)]).collect();
         Ok(requester)
     }
 
     /// The ids of the devices attached.
     #[must_use]
     pub fn attached(&self) -> Vec<Rid> {
-        self.0.live_requesters().iter().map(|requester| requester.rid()).collect()
+        self.0
+            .requesters()
+            .iter()
+            .filter_map(Weak::upgrade)
+            .map(|requester| requester.rid())
+            .collect()
     }
 
     /// Makes every cached translation stale and waits for accesses that may still use one. To be
@@ -253,6 +258,30 @@ impl Domain {
         }
         let _held = space.hold(&(gpa..Gpa(gpa.0 + 1)));
         with!(space.tree, stage => stage.resolve(gpa))
+    }
+
+    /// The ends of what is mapped now, rounded outwards to whole units (1 GiB); empty if nothing is.
+    #[must_use]
+    pub fn span(&self) -> Range<Gpa> {
+        let space = &*self.0;
+        let everything = space.everything();
+        let _held = space.hold(&everything);
+        let mut span = Gpa(0)..Gpa(0);
+        with!(space.tree, stage => {
+            while let Some((unit, part)) = stage.next_unit(span.end.0, everything.end.0) {
+                if span.is_empty() {
+                    span.start = Gpa(unit.base);
+                }
+                span.end = Gpa(part.end);
+            }
+        });
+        span
+    }
+
+    /// Address width of GPA in bits.
+    #[must_use]
+    pub fn address_bits(&self) -> u32 {
+        self.0.config.address_bits
     }
 
     /// The faults of all requesters.

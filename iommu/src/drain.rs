@@ -25,7 +25,10 @@ pub enum DrainError {
 /// Waits until every access that `requesters` had in flight at the call has ended; returns how
 /// often it slept. Accesses that begin meanwhile are not waited for: they publish their guard
 /// after the caller's change, so they see it.
-pub(crate) fn drain(requesters: &[Arc<Shared>], limit: Duration) -> Result<u64, DrainError> {
+pub(crate) fn drain(
+    requesters: impl Iterator<Item = Arc<Shared>>,
+    limit: Duration,
+) -> Result<u64, DrainError> {
     let mut wait = Wait::new(limit);
     let mut slept = 0;
     for requester in requesters {

@@ -40,7 +40,9 @@ pub(crate) struct Space {
     pub(crate) memory: Arc<dyn Memory>,
     pub(crate) faults: FaultLog,
     pub(crate) config: DomainConfig,
-    pub(crate) requesters: Mutex<Vec<Weak<Shared>>>,
+    /// Replaced as a whole when one comes, so that a drain can go through it without the lock and
+    /// without memory of its own.
+    pub(crate) requesters: Mutex<Arc<[Weak<Shared>]>>,
 }
 
 /// What a drain, and what it gave back, came to.
@@ -66,7 +68,7 @@ impl Space {
             memory,
             faults: FaultLog::new(config.fault_log),
             config,
-            requesters: Mutex::new(Vec::new()),
+            requesters: Mutex::new(Arc::from([])),
         }
     }
 
@@ -113,8 +115,9 @@ impl Space {
         self.drain_sleeps.fetch_add(1, Ordering::Relaxed);
     }
 
-    pub(crate) fn live_requesters(&self) -> Vec<Arc<Shared>> {
-        lock(&self.requesters).iter().filter_map(Weak::upgrade).collect()
+    /// The requesters of this moment; some may be gone.
+    pub(crate) fn requesters(&self) -> Arc<[Weak<Shared>]> {
+        Arc::clone(&lock(&self.requesters))
     }
 
     /// Keeps out every other operation on the units that `range` meets.
@@ -187,7 +190,8 @@ impl Space {
 
     /// Waits for every access that has not seen the state word as it is now.
     pub(crate) fn wait_for_accesses(&self) -> Result<u64, DrainError> {
-        drain(&self.live_requesters(), self.config.drain_deadline)
+        let requesters = self.requesters();
+        drain(requesters.iter().filter_map(Weak::upgrade), self.config.drain_deadline)
     }
 
     /// Pages whose leaf is gone, for the next harvest.

@@ -60,6 +60,14 @@ pub fn drogher<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>) -> Command {
     command
 }
 
+/// A command that a hangup ends, also where whoever started the tests has it ignored (`nohup`).
+#[must_use]
+pub fn unhung(binary: &Path) -> Command {
+    let mut command = Command::new("env");
+    command.arg("--default-signal=HUP").arg(binary);
+    command
+}
+
 /// A folder for one test's sockets, consoles and leases.
 pub struct Place(tempfile::TempDir);
 
@@ -136,7 +144,7 @@ impl Vm {
         args: &[&str],
         env: &[(&str, &str)],
     ) -> Result<Self> {
-        let mut command = Command::new(binary);
+        let mut command = unhung(binary);
         command.args(args).args(["--console", "stdio"]);
         command.env_remove("DROGHER_TEST_HOOK").envs(env.iter().copied());
         Self::start_by(command, place, name, |_| {})

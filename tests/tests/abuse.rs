@@ -16,7 +16,9 @@ use drogher_control::api::{GuestState, MigrateLine};
 use drogher_control::client::Client;
 use drogher_migrate::Phase;
 use drogher_migrate::wire::MAGIC;
-use drogher_tests::{DEADLINE, LOAD, Migrating, Migration, Place, Vm, bin_folder, drogher, kvm};
+use drogher_tests::{
+    DEADLINE, LOAD, Migrating, Migration, Place, Vm, bin_folder, drogher, kvm, unhung,
+};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use rustix::process::Signal;
 
@@ -493,8 +495,9 @@ fn in_folder(place: &Place, name: &str, args: &[&str], folder: &str) -> Result<V
         let private = std::os::unix::fs::PermissionsExt::from_mode(0o700);
         std::fs::set_permissions(&path, private)?;
     }
-    let mut command = drogher(args);
-    command.args(["--console", "stdio"]).env("XDG_RUNTIME_DIR", path);
+    let mut command = unhung(&bin_folder().join("drogher"));
+    command.args(args).args(["--console", "stdio"]).env("XDG_RUNTIME_DIR", path);
+    command.env_remove(HOOK);
     Vm::start_by(command, place, name, |_| {})
 }
 

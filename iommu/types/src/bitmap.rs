@@ -128,7 +128,8 @@ impl DirtyBitmap {
         self.or_range(range).map(|_| ())
     }
 
-    /// Sets the bits of all pages that `range` touches, and returns how many were clear before.
+    /// Sets the bits of all pages that `range` touches, and returns how many were clear before: a
+    /// figure for people, near enough where several threads set the same bits at once.
     ///
     /// # Errors
     /// `Outside`, and then no bit was set.
@@ -142,8 +143,7 @@ impl DirtyBitmap {
         }
         let mut fresh = 0;
         self.each_word(first - self.base..last + 1 - self.base, |word, mask| {
-            let before = word.fetch_or(mask, Ordering::AcqRel);
-            fresh += u64::from((mask & !before).count_ones());
+            fresh += or(word, mask);
         });
         Ok(fresh)
     }
@@ -283,24 +283,24 @@ impl DirtyBitmap {
     /// ORs into one word; returns how many bits were clear before.
     fn or_word(&self, index: u64, mask: u64) -> u64 {
         match self.word(index) {
-            Some(word) if mask != 0 => {
-                let before = word.fetch_or(mask, Ordering::AcqRel);
-                u64::from((mask & !before).count_ones())
-            }
+            Some(word) if mask != 0 => or(word, mask),
             _ => 0,
         }
     }
 
     /// Calls `f(word, mask)` for each word that holds bits of `pages`, counted from the base.
     fn each_word(&self, pages: Range<u64>, mut f: impl FnMut(&AtomicU64, u64)) {
-        for index in pages.start / WORD_PAGES..pages.end.div_ceil(WORD_PAGES) {
-            let first = index * WORD_PAGES;
-            let from = pages.start.saturating_sub(first);
-            let to = (pages.end - first).min(WORD_PAGES);
-            let mask = (u64::MAX << from) & (u64::MAX >> (WORD_PAGES - to));
-            if let Some(word) = self.word(index) {
-                f(word, mask);
+        let words = pages.start / WORD_PAGES..pages.end.div_ceil(WORD_PAGES);
+        // No usize is narrower than what indexes a bitmap that exists.
+        let Some(words) = self.words.get(words.start as usize..words.end as usize) else { return };
+        let mut mask = u64::MAX << (pages.start % WORD_PAGES);
+        let mut words = words.iter().peekable();
+        while let Some(word) = words.next() {
+            if words.peek().is_none() {
+                mask &= u64::MAX >> (pages.end.wrapping_neg() % WORD_PAGES);
             }
+            f(word, mask);
+            mask = u64::MAX;
         }
     }
 
@@ -322,6 +322,27 @@ impl fmt::Debug for DirtyBitmap {
             .field("dirty", &self.count())
             .finish()
     }
+}
+
+/// Sets the bits of `mask`, and returns how many were clear before.
+///
+/// All ones are stored, which costs a tenth of a locked operation: whatever another thread sets in
+/// between is among them, and what it takes comes before or after. It is never left out, though
+/// the word may be all ones already: a load may pass the write to memory that the bit stands for,
+/// a store may not. That a taker who finds the ones also sees what the others had written before
+/// theirs holds where all processors see stores in one order.
+fn or(word: &AtomicU64, mask: u64) -> u64 {
+    let before = if mask == u64::MAX && cfg!(target_arch = "x86_64") {
+        let before = word.load(Ordering::Relaxed);
+        word.store(mask, Ordering::Release);
+        if before == 0 {
+            return WORD_PAGES;
+        }
+        before
+    } else {
+        word.fetch_or(mask, Ordering::AcqRel)
+    };
+    u64::from((mask & !before).count_ones())
 }
 
 /// Takes a word. The load first keeps an idle bitmap's cache lines shared.

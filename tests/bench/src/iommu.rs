@@ -10,6 +10,12 @@ use crate::setup::Setup;
 use crate::stats::Samples;
 use crate::table::{Better, Row, Section};
 
+/// Leaves that are harvested: in the keys, and for people.
+const LEAVES: [(&str, &str); 2] = [("4_KiB_leaves", "4 KiB"), ("2_MiB_leaves", "2 MiB")];
+
+/// How many of them are dirty: in the keys, and for people.
+const FILLS: [(&str, &str); 3] = [("none", "empty"), ("1pct", "1 % dirty"), ("all", "all dirty")];
+
 /// Figures of one run by their keys.
 type Figures = BTreeMap<String, f64>;
 
@@ -77,18 +83,27 @@ fn rows(runs: &[Figures]) -> Result<Section> {
     let (hit, miss) = (each(runs, "iotlb_hit_ns")?, each(runs, "iotlb_miss_ns")?);
     let miss_row = Row::new("access without a copy, IOTLB miss", "ns", Better::Lower, &miss);
     section.row(miss_row.against("hit", &hit));
-    for (key, name) in [("empty", "empty"), ("1pct", "1 % dirty"), ("all", "all dirty")] {
-        let time = each(runs, &format!("harvest_{key}_us_per_gib"))?;
-        let scan: Samples = runs
-            .iter()
-            .filter_map(|run| {
-                let ratio = run.get(&format!("harvest_{key}_time_over_scan"))?;
-                Some(run.get(&format!("harvest_{key}_us_per_gib"))? / ratio)
-            })
-            .collect();
-        let name = format!("read_and_clear_dirty per GiB, {name}");
-        let row = Row::new(&name, "µs", Better::Lower, &time);
-        section.row(row.against("scan of as many entries", &scan));
+    for (leaves, leaf) in LEAVES {
+        for (fill, dirty) in FILLS {
+            let key = format!("harvest_{leaves}_{fill}");
+            let time = each(runs, &format!("{key}_us_per_gib"))?;
+            let scan: Samples = runs
+                .iter()
+                .filter_map(|run| {
+                    let ratio = run.get(&format!("{key}_time_over_scan"))?;
+                    Some(run.get(&format!("{key}_us_per_gib"))? / ratio)
+                })
+                .collect();
+            let name = format!("read_and_clear_dirty per GiB, {leaf} leaves, {dirty}");
+            let row = Row::new(&name, "µs", Better::Lower, &time);
+            section.row(row.against("scan of as many entries", &scan));
+        }
+    }
+    for (key, name) in [("unmap", "1 GiB"), ("unmap_leaves", "1 MiB, leaf by leaf")] {
+        let ratio = each(runs, &format!("{key}_dirty_time_over_plain"))?;
+        let one: Samples = runs.iter().map(|_| 1.0).collect();
+        let name = format!("unmap of {name}, dirty");
+        section.row(Row::new(&name, "times", Better::Lower, &ratio).against("clean", &one));
     }
     section.note("n runs, each the median of 201 rounds (67 for read_and_clear_dirty)");
     Ok(section)

@@ -10,9 +10,13 @@ fn output() -> String {
             text += &format!("write_{size}_tracked_over_{of}_speed=0.500\n");
         }
     }
-    for fill in ["empty", "1pct", "all"] {
-        text += &format!("harvest_{fill}_us_per_gib=50\nharvest_{fill}_time_over_scan=0.25\n");
+    for (leaves, _) in LEAVES {
+        for (fill, _) in FILLS {
+            let key = format!("harvest_{leaves}_{fill}");
+            text += &format!("{key}_us_per_gib=50\n{key}_time_over_scan=0.25\n");
+        }
     }
+    text += "unmap_dirty_time_over_plain=1.4\nunmap_leaves_dirty_time_over_plain=1.1\n";
     text
 }
 
@@ -26,7 +30,8 @@ fn speeds_become_times() {
     let write = row("DMA write of 4KiB, tracked", "memcpy");
     assert_eq!(write.ours.map(|said| (said.median, said.n)), Some((20.0, 2)));
     assert_eq!(write.theirs.map(|said| said.median), Some(10.0));
-    let harvest = row("read_and_clear_dirty per GiB, 1 % dirty", "scan of as many entries");
+    let harvest =
+        row("read_and_clear_dirty per GiB, 4 KiB leaves, 1 % dirty", "scan of as many entries");
     assert_eq!(harvest.ratio, Some(0.25));
     assert_eq!(row("access without a copy, IOTLB miss", "hit").ratio, Some(3.0));
 }
