@@ -26,4 +26,4 @@ wait $pid || { cat /tmp/$hops.log; tail -n 40 $console; die "the guest ended wit
 sed -n 's/\r$//; /^load: [0-9]/d; /^\(load\|pipe\|ndma\|init\):/p' $console
 grep -q 'job load: status 0' $console || { tail -n 60 $console; die "the guest is not content"; }
 check_quiet $console
-echo "moved $hops times: $(sed -n 's/.*"downtime":\([0-9]*\).*/\1/p' /tmp/*.json 2>/dev/null | tr '\n' ' ')ms of downtime"
+echo "moved $hops times; ms of downtime: $(sed -n 's/.*"downtime":{"total-us":\([0-9]*\)[0-9]\{3\},.*/\1/p' /tmp/*.json | tr '\n' ' ')"

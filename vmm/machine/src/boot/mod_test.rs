@@ -8,7 +8,7 @@ fn ram(mib: u64) -> GuestRam {
 }
 
 fn kernel(image: &[u8]) -> Kernel<'_> {
-    Kernel { name: NAME, image: elf, cmdline: "a=1 b", initrd: None }
+    Kernel { name: NAME, image, cmdline: "a=1 b", initrd: None }
 }
 
 fn u32_at(ram: &GuestRam, at: u64) -> u32 {
@@ -108,7 +108,7 @@ fn an_elf_without_pvh_note_or_without_room() {
     let note = elf.windows(4).position(|w| w == b"Xen\0").expect("it has the note");
     elf[note - 4] = 19;
     let error =
-        load(&GuestRam::new(64 << 20, 1).expect("RAM"), &kernel(&elf)).expect_err("no note");
+        load(&GuestRam::new(64 << 20).expect("RAM"), &kernel(&elf), 1).expect_err("no note");
     assert!(matches!(&error, BootError::NoPvh { name } if name == NAME), "{error}");
     let big = vec![0u8; 3 << 20];
     let with = Kernel { initrd: Some(&big), ..kernel(drogher_probe::ELF) };
