@@ -251,6 +251,12 @@ impl Machine {
         &self.model
     }
 
+    /// vCPU number `id`.
+    #[cfg(test)]
+    pub(crate) fn vcpu(&self, id: usize) -> &Vcpu {
+        self.vcpus.get(id).expect("a vCPU")
+    }
+
     /// Number of vCPUs.
     #[must_use]
     pub fn cpus(&self) -> u8 {

@@ -75,7 +75,7 @@ fn the_page_tables_map_the_first_4_gib_to_themselves() {
 #[test]
 fn what_has_no_64_bit_entry_or_no_room_is_refused_by_name() {
     let ram = GuestRam::new(64 << 20).expect("RAM");
-    for (at, value) in [(0x207, 1), (0x236, 0)] {
+    for (at, value) in [(0x206, 0x0B), (0x236, 0)] {
         let mut file = image();
         file[at] = value;
         let error = boot::load(&ram, &kernel(&file), 1).expect_err("no entry");
