@@ -13,6 +13,7 @@ mod receive;
 mod requests;
 mod run;
 mod signals;
+mod trackers;
 mod waiting;
 mod words;
 
@@ -74,5 +75,6 @@ fn execute(command: Command) -> anyhow::Result<u8> {
         Command::Shutdown(args) => requests::post(&args, "/v1/shutdown"),
         Command::Plugin(PluginCommand::Info { file }) => plugin::info(&file),
         Command::Demo(args) => demo::demo(&args),
+        Command::Trackers(args) => trackers::trackers(&args),
     }
 }
