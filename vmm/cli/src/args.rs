@@ -210,7 +210,7 @@ pub struct TrackersArgs {
     /// RAM to measure with [default: 64M].
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     pub memory: Option<u64>,
-    /// Memory that the device writes to [default: 1M,8M,48M].
+    /// Memory that the device writes to [default: 256K,4M,48M].
     #[arg(long, value_name = "SIZE,...", value_delimiter = ',', value_parser = parse_size)]
     pub working_set: Vec<u64>,
     /// Writes a second, of 1 KiB each [default: 1K/s,10K/s,50K/s,200K/s].

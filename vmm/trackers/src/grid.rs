@@ -49,6 +49,8 @@ pub struct Measurement {
     pub totals_ns: Vec<f64>,
     /// The median of these.
     pub total_ns: f64,
+    /// What `auto` expected it to cost; none for a page size that is not timed in short.
+    pub expected_ns: Option<u64>,
     /// A real migration.
     pub moved: Moved,
 }
@@ -67,6 +69,15 @@ pub struct Verdict {
     pub expected_ns: u64,
     /// What that costs as measured, over the best.
     pub ratio: f64,
+}
+
+impl Measurement {
+    /// True if `auto` expected it to cost what it does, up to a quarter; none if it expected nothing.
+    #[must_use]
+    pub fn is_as_expected(&self) -> Option<bool> {
+        let ratio = self.expected_ns? as f64 / self.total_ns.max(1.0);
+        Some((1.0 / NEAR..=NEAR).contains(&ratio))
+    }
 }
 
 impl Verdict {
@@ -214,7 +225,10 @@ impl<'a> Bench<'a> {
         for (rig, runs) in self.rigs.iter().zip(&runs) {
             step(&format!("migration with {}", rig.fixed))?;
             let moved = migrate(rig, load, &self.destination, self.folder.path())?;
-            measured.push(summary(rig.fixed, runs, self.page_ns, moved));
+            let mut one = summary(rig.fixed, runs, self.page_ns, moved);
+            let Fixed { provider, page_size } = rig.fixed;
+            one.expected_ns = costs.get(provider, page_size).map(Measured::total_ns);
+            measured.push(one);
         }
         let among = |providers: &[ProviderKind]| verdict(&measured, &costs, providers);
         Ok(Cell {
@@ -254,6 +268,7 @@ fn summary(fixed: Fixed, runs: &[Run], page_ns: f64, moved: Moved) -> Measuremen
         resend_ns: pages * page_ns,
         total_ns: median(totals_ns.iter().copied()),
         totals_ns,
+        expected_ns: None,
         moved,
     }
 }

@@ -4,7 +4,7 @@ mod html;
 mod plot;
 mod table;
 
-use crate::grid::{Cell, Grid, NEAR, Verdict};
+use crate::grid::{Cell, Grid, Measurement, NEAR, Verdict};
 
 pub use html::html;
 pub use table::text;
@@ -22,10 +22,19 @@ pub fn json(grid: &Grid) -> Result<String, serde_json::Error> {
 pub fn summary(grid: &Grid) -> Vec<String> {
     let all = |cell: &Cell| cell.auto.clone();
     let plain = |cell: &Cell| cell.auto_plain.clone();
-    [line(grid, "auto", all), line(grid, "auto for a device without log and pins", plain)]
-        .into_iter()
-        .flatten()
-        .collect()
+    let plain_device = "auto for a device without log and pins";
+    let lines = [line(grid, "auto", all), line(grid, plain_device, plain), expected(grid)];
+    lines.into_iter().flatten().collect()
+}
+
+/// How good the figures are that `auto` goes by.
+fn expected(grid: &Grid) -> Option<String> {
+    let measured = grid.cells.iter().flat_map(|cell| &cell.measured);
+    let known: Vec<bool> = measured.filter_map(Measurement::is_as_expected).collect();
+    let good = known.iter().filter(|is| **is).count();
+    let count = known.len();
+    (count > 0)
+        .then(|| format!("expected within a quarter of what was measured in {good} of {count}"))
 }
 
 fn line(grid: &Grid, who: &str, of: fn(&Cell) -> Option<Verdict>) -> Option<String> {

@@ -53,7 +53,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             memory: 64 << 20,
-            working_sets: vec![1 << 20, 8 << 20, 48 << 20],
+            working_sets: vec![256 << 10, 4 << 20, 48 << 20],
             rates: vec![1_000, 10_000, 50_000, 200_000],
             providers: ProviderKind::EACH.to_vec(),
             page_sizes: vec![TrackingPageSize::K4, TrackingPageSize::K64, TrackingPageSize::M2],

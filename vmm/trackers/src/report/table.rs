@@ -5,10 +5,11 @@ use std::fmt::Write as _;
 use super::{bytes, heading, judged, place, summary, time};
 use crate::grid::{Cell, Grid, Measurement};
 
+const COLUMNS: usize = 12;
 /// Columns, with what they are.
-const HEAD: [&str; 11] = [
+const HEAD: [&str; COLUMNS] = [
     "tracker", "harvest", "switch", "DMA lost", "DMA x", "re-sent", "sending", "total", "of best",
-    "rounds", "blackout",
+    "expected", "rounds", "blackout",
 ];
 
 /// The grid as text: a table for each cell, with what `auto` took, and how it has done in all.
@@ -32,7 +33,7 @@ fn table(text: &mut String, cell: &Cell) {
     let least = cell.measured.iter().map(|one| one.total_ns).fold(f64::INFINITY, f64::min);
     let mut lines = vec![HEAD.map(str::to_owned)];
     lines.extend(cell.measured.iter().map(|one| row(one, least)));
-    let widths: [usize; 11] = std::array::from_fn(|column| {
+    let widths: [usize; COLUMNS] = std::array::from_fn(|column| {
         let cells = lines.iter().filter_map(|line| line.get(column));
         cells.map(|cell| cell.chars().count()).max().unwrap_or(0)
     });
@@ -53,7 +54,7 @@ fn table(text: &mut String, cell: &Cell) {
 }
 
 /// The cells of one row, in the order of [`HEAD`].
-pub(super) fn row(one: &Measurement, least: f64) -> [String; 11] {
+pub(super) fn row(one: &Measurement, least: f64) -> [String; COLUMNS] {
     [
         one.fixed.to_string(),
         time(one.harvest_ns),
@@ -64,12 +65,13 @@ pub(super) fn row(one: &Measurement, least: f64) -> [String; 11] {
         time(one.resend_ns),
         time(one.total_ns),
         format!("{:.2}", one.total_ns / least.max(1.0)),
+        one.expected_ns.map_or("-".into(), |ns| time(ns as f64)),
         one.moved.rounds().to_string(),
         time(one.moved.blackout_us as f64 * 1e3),
     ]
 }
 
 /// The columns' names.
-pub(super) const fn head() -> [&'static str; 11] {
+pub(super) const fn head() -> [&'static str; COLUMNS] {
     HEAD
 }
