@@ -35,9 +35,10 @@ pub fn trackers(args: &TrackersArgs) -> anyhow::Result<u8> {
         other => other?,
     };
     words::note(format_args!("measured for {:.1} s", grid.took_ms as f64 / 1e3));
-    words::print(report::text(&grid))?;
+    // The files first: whoever reads the table may have gone.
     json.map_or(Ok(()), |file| file.write(&report::json(&grid)?))?;
     html.map_or(Ok(()), |file| file.write(&report::html(&grid)))?;
+    words::print(report::text(&grid))?;
     Ok(0)
 }
 

@@ -86,8 +86,8 @@ pub(crate) fn migrate(
         (sent, received.join())
     });
     let what = rig.fixed.to_string();
-    let received = received.map_err(|_| TrackersError::Panicked { who: "destination" })?;
     source.end()?;
+    let received = received.map_err(|_| TrackersError::Panicked { who: "destination" })?;
     let moved = matches!(sent.outcome, SourceOutcome::Moved { .. })
         && matches!(received.outcome, DestinationOutcome::Runs { .. });
     if !moved {
@@ -371,3 +371,7 @@ impl DestinationHost for Destination<'_> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+#[path = "moving_test.rs"]
+mod tests;
