@@ -1,8 +1,11 @@
 //! DMA: what a device may do with memory.
 
-use drogher_iommu_types::{Iova, Oa, PAGE_MASK, PAGE_SIZE};
+use std::ops::Range;
+
+use drogher_iommu_types::{Gpa, Iova, Oa, PAGE_MASK, PAGE_SIZE, mutant};
 
 use crate::fault::{Access, Fault, FaultReason};
+use crate::iotlb::Target;
 use crate::memory::{Memory, MemoryError};
 use crate::requester::{Flight, Requester};
 use crate::slot::bump;
@@ -21,6 +24,29 @@ pub struct DmaError {
     pub fault: Fault,
 }
 
+/// Takes down where a logged access lands. Called with the access's guard held: it must not wait.
+pub trait Landed {
+    /// Whether a run of bytes that begins at `gpa` can be taken down. If not, the access ends there,
+    /// before it stores to it.
+    fn has_room(&mut self, gpa: Gpa) -> bool;
+
+    /// `run`, not empty, was stored to. It may go on where the one before it ended.
+    fn landed(&mut self, run: Range<Gpa>);
+}
+
+/// Why a transfer ends before its last byte.
+enum Stop {
+    Fault(FaultReason),
+    /// There is no room to take down where it lands.
+    NoRoom,
+}
+
+impl<E: Into<FaultReason>> From<E> for Stop {
+    fn from(reason: E) -> Self {
+        Self::Fault(reason.into())
+    }
+}
+
 impl Requester {
     /// Reads `data.len()` bytes at `iova`.
     ///
@@ -28,9 +54,11 @@ impl Requester {
     /// The fault and the bytes read before it; the rest of `data` is unchanged.
     pub fn read(&self, iova: Iova, data: &mut [u8]) -> Result<(), DmaError> {
         let len = data.len();
-        self.transfer(iova, len, Access::Read, |memory, oa, from, to| {
-            data.get_mut(from..to).map_or(Ok(()), |part| memory.read(oa, part))
-        })
+        let copy = |memory: &dyn Memory, run: Target, from: usize, to: usize| {
+            data.get_mut(from..to).map_or(Ok(()), |part| memory.read(run.output, part))?;
+            Ok(())
+        };
+        self.transfer(iova, len, Access::Read, copy).map(|_| ())
     }
 
     /// Writes `data` at `iova`, and marks the pages dirty while tracking is on.
@@ -38,8 +66,28 @@ impl Requester {
     /// # Errors
     /// The fault and the bytes written before it.
     pub fn write(&self, iova: Iova, data: &[u8]) -> Result<(), DmaError> {
-        self.transfer(iova, data.len(), Access::Write, |memory, oa, from, to| {
-            data.get(from..to).map_or(Ok(()), |part| memory.write(oa, part))
+        let copy = |memory: &dyn Memory, run: Target, from: usize, to: usize| {
+            data.get(from..to).map_or(Ok(()), |part| memory.write(run.output, part))?;
+            Ok(())
+        };
+        self.transfer(iova, data.len(), Access::Write, copy).map(|_| ())
+    }
+
+    /// As [`Self::write`], and tells `log` where it landed, after the store; returns how many bytes
+    /// were written: fewer than there are if the log had no room for more.
+    ///
+    /// # Errors
+    /// The fault and the bytes written before it, which the log has.
+    pub fn write_logged(
+        &self,
+        iova: Iova,
+        data: &[u8],
+        log: &mut impl Landed,
+    ) -> Result<u64, DmaError> {
+        self.transfer(iova, data.len(), Access::Write, |memory, run, from, to| {
+            logged(log, run.gpa, (to - from) as u64, || {
+                data.get(from..to).map_or(Ok(()), |part| memory.write(run.output, part))
+            })
         })
     }
 
@@ -51,9 +99,31 @@ impl Requester {
         let Ok(size) = usize::try_from(len) else {
             return Err(self.fault(iova, 0, Access::Write, FaultReason::AddressWidth));
         };
-        self.transfer(iova, size, Access::Write, |memory, oa, from, to| {
+        let copy = |memory: &dyn Memory, run: Target, from: usize, to: usize| {
             // At most one piece.
-            memory.fill(oa, byte, (to - from) as u64)
+            memory.fill(run.output, byte, (to - from) as u64)?;
+            Ok(())
+        };
+        self.transfer(iova, size, Access::Write, copy).map(|_| ())
+    }
+
+    /// As [`Self::fill`], logged as [`Self::write_logged`].
+    ///
+    /// # Errors
+    /// The fault and the bytes written before it, which the log has.
+    pub fn fill_logged(
+        &self,
+        iova: Iova,
+        byte: u8,
+        len: u64,
+        log: &mut impl Landed,
+    ) -> Result<u64, DmaError> {
+        let Ok(size) = usize::try_from(len) else {
+            return Err(self.fault(iova, 0, Access::Write, FaultReason::AddressWidth));
+        };
+        self.transfer(iova, size, Access::Write, |memory, run, from, to| {
+            let len = (to - from) as u64;
+            logged(log, run.gpa, len, || memory.fill(run.output, byte, len))
         })
     }
 
@@ -62,6 +132,14 @@ impl Requester {
     /// # Errors
     /// The fault, misalignment included; then nothing was changed.
     pub fn fetch_add_u32(&self, iova: Iova, value: u32) -> Result<u32, DmaError> {
+        self.fetch_add_u32_at(iova, value).map(|(old, _)| old)
+    }
+
+    /// As [`Self::fetch_add_u32`], and the GPA that it landed on.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn fetch_add_u32_at(&self, iova: Iova, value: u32) -> Result<(u32, Gpa), DmaError> {
         self.atomic(iova, 4, |memory, oa| memory.fetch_add_u32(oa, value))
     }
 
@@ -70,6 +148,14 @@ impl Requester {
     /// # Errors
     /// The fault, misalignment included; then nothing was changed.
     pub fn fetch_add_u64(&self, iova: Iova, value: u64) -> Result<u64, DmaError> {
+        self.fetch_add_u64_at(iova, value).map(|(old, _)| old)
+    }
+
+    /// As [`Self::fetch_add_u64`], and the GPA that it landed on.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn fetch_add_u64_at(&self, iova: Iova, value: u64) -> Result<(u64, Gpa), DmaError> {
         self.atomic(iova, 8, |memory, oa| memory.fetch_add_u64(oa, value))
     }
 
@@ -79,6 +165,19 @@ impl Requester {
     /// # Errors
     /// The fault, misalignment included; then nothing was changed.
     pub fn compare_swap_u32(&self, iova: Iova, expected: u32, new: u32) -> Result<u32, DmaError> {
+        self.compare_swap_u32_at(iova, expected, new).map(|(old, _)| old)
+    }
+
+    /// As [`Self::compare_swap_u32`], and the GPA that it landed on.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn compare_swap_u32_at(
+        &self,
+        iova: Iova,
+        expected: u32,
+        new: u32,
+    ) -> Result<(u32, Gpa), DmaError> {
         self.atomic(iova, 4, |memory, oa| memory.compare_swap_u32(oa, expected, new))
     }
 
@@ -88,23 +187,37 @@ impl Requester {
     /// # Errors
     /// The fault, misalignment included; then nothing was changed.
     pub fn compare_swap_u64(&self, iova: Iova, expected: u64, new: u64) -> Result<u64, DmaError> {
+        self.compare_swap_u64_at(iova, expected, new).map(|(old, _)| old)
+    }
+
+    /// As [`Self::compare_swap_u64`], and the GPA that it landed on.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn compare_swap_u64_at(
+        &self,
+        iova: Iova,
+        expected: u64,
+        new: u64,
+    ) -> Result<(u64, Gpa), DmaError> {
         self.atomic(iova, 8, |memory, oa| memory.compare_swap_u64(oa, expected, new))
     }
 
     /// Cuts an access into pieces, each under a guard of its own, and calls
-    /// `copy(memory, oa, from, to)` for each run of it that is contiguous in memory.
+    /// `copy(memory, run, from, to)` for each run of it that is contiguous, in the address space and
+    /// in memory. Returns how many bytes that did.
     #[inline]
     fn transfer(
         &self,
         iova: Iova,
         len: usize,
         access: Access,
-        mut copy: impl FnMut(&dyn Memory, Oa, usize, usize) -> Result<(), MemoryError>,
-    ) -> Result<(), DmaError> {
+        mut copy: impl FnMut(&dyn Memory, Target, usize, usize) -> Result<(), Stop>,
+    ) -> Result<u64, DmaError> {
         // No usize is wider than 64 bits.
         let len = len as u64;
         if len == 0 {
-            return Ok(());
+            return Ok(0);
         }
         if iova.0.checked_add(len - 1).is_none() {
             return Err(self.fault(iova, 0, access, FaultReason::AddressWidth));
@@ -113,16 +226,18 @@ impl Requester {
         while done < len {
             let end = len.min(done + PIECE);
             let start = done;
-            let result = self.0.take_off().and_then(|flight| {
+            let result = self.0.take_off().map_err(Stop::Fault).and_then(|flight| {
                 let result = self.piece(&flight, iova, &mut done, end, access, &mut copy);
                 self.count(&flight, access, done - start);
                 result
             });
-            if let Err(reason) = result {
-                return Err(self.fault(iova, done, access, reason));
+            match result {
+                Ok(()) => {}
+                Err(Stop::NoRoom) => return Ok(done),
+                Err(Stop::Fault(reason)) => return Err(self.fault(iova, done, access, reason)),
             }
         }
-        Ok(())
+        Ok(done)
     }
 
     /// Does bytes `done..end` of the access that begins at `iova`; `done` follows.
@@ -134,39 +249,40 @@ impl Requester {
         done: &mut u64,
         end: u64,
         access: Access,
-        copy: &mut impl FnMut(&dyn Memory, Oa, usize, usize) -> Result<(), MemoryError>,
-    ) -> Result<(), FaultReason> {
+        copy: &mut impl FnMut(&dyn Memory, Target, usize, usize) -> Result<(), Stop>,
+    ) -> Result<(), Stop> {
         let memory = self.0.space().memory().as_ref();
         // Offsets inside `data`, so they fit its length's type.
-        let mut flush = |oa: Oa, from: u64, to: u64| copy(memory, oa, from as usize, to as usize);
-        let mut run: Option<Oa> = None;
+        let mut flush =
+            |run: Target, from: u64, to: u64| copy(memory, run, from as usize, to as usize);
+        let mut run: Option<Target> = None;
         let mut at = *done;
         while at < end {
             // Cannot wrap: the last byte's address was checked.
             let here = iova.0 + at;
-            let output = match self.0.translate(flight, here & !PAGE_MASK, access) {
-                Ok(page) => Oa(page.0 | (here & PAGE_MASK)),
+            let target = match self.0.translate(flight, here & !PAGE_MASK, access) {
+                Ok(page) => page.plus(here & PAGE_MASK),
                 Err(reason) => {
-                    if let Some(oa) = run {
-                        flush(oa, *done, at)?;
+                    if let Some(run) = run {
+                        flush(run, *done, at)?;
                         *done = at;
                     }
-                    return Err(reason);
+                    return Err(Stop::Fault(reason));
                 }
             };
             match run {
-                Some(oa) if oa.0 + (at - *done) == output.0 => {}
-                Some(oa) => {
-                    flush(oa, *done, at)?;
+                Some(run) if run.goes_on_at(at - *done, target) => {}
+                Some(before) => {
+                    flush(before, *done, at)?;
                     *done = at;
-                    run = Some(output);
+                    run = Some(target);
                 }
-                None => run = Some(output),
+                None => run = Some(target),
             }
             at = end.min(at + (PAGE_SIZE - (here & PAGE_MASK)));
         }
-        if let Some(oa) = run {
-            flush(oa, *done, end)?;
+        if let Some(run) = run {
+            flush(run, *done, end)?;
             *done = end;
         }
         Ok(())
@@ -177,17 +293,17 @@ impl Requester {
         iova: Iova,
         size: u64,
         act: impl FnOnce(&dyn Memory, Oa) -> Result<T, MemoryError>,
-    ) -> Result<T, DmaError> {
+    ) -> Result<(T, Gpa), DmaError> {
         let access = Access::Atomic;
         if !iova.0.is_multiple_of(size) {
             return Err(self.fault(iova, 0, access, FaultReason::Misaligned));
         }
         let result = self.0.take_off().and_then(|flight| {
             let page = self.0.translate(&flight, iova.0 & !PAGE_MASK, access)?;
-            let oa = Oa(page.0 | (iova.0 & PAGE_MASK));
-            let value = act(self.0.space().memory().as_ref(), oa)?;
+            let target = page.plus(iova.0 & PAGE_MASK);
+            let value = act(self.0.space().memory().as_ref(), target.output)?;
             self.count(&flight, access, size);
-            Ok(value)
+            Ok((value, target.gpa))
         });
         result.map_err(|reason| self.fault(iova, 0, access, reason))
     }
@@ -209,10 +325,33 @@ impl Requester {
 
     /// Records a fault; the guard is released by now.
     #[cold]
-    fn fault(&self, iova: Iova, done: u64, access: Access, reason: FaultReason) -> DmaError {
+    pub(crate) fn fault(
+        &self,
+        iova: Iova,
+        done: u64,
+        access: Access,
+        reason: FaultReason,
+    ) -> DmaError {
         let fault = Fault { rid: self.rid(), iova: Iova(iova.0 + done), access, reason };
         self.0.count_fault();
         self.0.space().faults().record(fault);
         DmaError { done, fault }
     }
+}
+
+/// One run of a logged access: room first, then the store, then where it landed.
+fn logged(
+    log: &mut impl Landed,
+    gpa: Gpa,
+    len: u64,
+    store: impl FnOnce() -> Result<(), MemoryError>,
+) -> Result<(), Stop> {
+    if !log.has_room(gpa) {
+        return Err(Stop::NoRoom);
+    }
+    store()?;
+    if !mutant!("log-run-dropped") {
+        log.landed(gpa..Gpa(gpa.0 + len));
+    }
+    Ok(())
 }

@@ -260,6 +260,30 @@ impl Domain {
         with!(space.tree, stage => stage.resolve(gpa))
     }
 
+    /// The ends of what is mapped now, rounded outwards to whole units (1 GiB); empty if nothing is.
+    #[must_use]
+    pub fn span(&self) -> Range<Gpa> {
+        let space = &*self.0;
+        let everything = space.everything();
+        let _held = space.hold(&everything);
+        let mut span = Gpa(0)..Gpa(0);
+        with!(space.tree, stage => {
+            while let Some((unit, part)) = stage.next_unit(span.end.0, everything.end.0) {
+                if span.is_empty() {
+                    span.start = Gpa(unit.base);
+                }
+                span.end = Gpa(part.end);
+            }
+        });
+        span
+    }
+
+    /// Address width of GPA in bits.
+    #[must_use]
+    pub fn address_bits(&self) -> u32 {
+        self.0.config.address_bits
+    }
+
     /// The faults of all requesters.
     #[must_use]
     pub fn faults(&self) -> FaultSummary {

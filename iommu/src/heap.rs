@@ -1,5 +1,6 @@
 //! Guest memory on the heap: for tests, tools and benchmarks, without unsafe.
 
+use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use drogher_iommu_types::Oa;
@@ -170,5 +171,13 @@ impl Memory for HeapMemory {
         match word.compare_exchange(expected, new, Ordering::SeqCst, Ordering::SeqCst) {
             Ok(old) | Err(old) => Ok(old),
         }
+    }
+
+    fn host_ptr(&self, oa: Oa, len: u64) -> Option<NonNull<u8>> {
+        let words = self.words(oa, len).ok()?;
+        // The first word's; an `AtomicU64` may be written to through any pointer.
+        let first = NonNull::new(words.as_ptr().cast_mut().cast::<u8>())?;
+        // Below 8, and inside that word.
+        Some(first.map_addr(|addr| addr.saturating_add((oa.0 % WORD) as usize)))
     }
 }

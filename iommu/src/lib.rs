@@ -20,6 +20,7 @@ mod error;
 mod fault;
 mod heap;
 mod iotlb;
+mod locate;
 mod log;
 mod memory;
 mod range;
@@ -41,13 +42,14 @@ mod tree;
 mod unmap;
 mod walk;
 
-pub use access::DmaError;
+pub use access::{DmaError, Landed};
 pub use collect::HarvestStats;
 pub use domain::{Domain, DomainConfig, DomainStats, UnmapMode};
 pub use drain::DrainError;
 pub use error::DomainError;
 pub use fault::{Access, Fault, FaultReason, FaultSummary};
 pub use heap::HeapMemory;
+pub use locate::{LOCATE_MAX, Located};
 pub use memory::{Memory, MemoryError};
 pub use range::RangeError;
 pub use requester::{Requester, RequesterStats};
@@ -69,6 +71,8 @@ mod domain_test;
 mod heap_test;
 #[cfg(test)]
 mod log_test;
+#[cfg(test)]
+mod logged_test;
 #[cfg(test)]
 #[path = "spec/spec_test.rs"]
 mod spec_test;

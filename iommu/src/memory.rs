@@ -1,5 +1,7 @@
 //! Guest memory as the IOMMU sees it: bytes at an output address.
 
+use std::ptr::NonNull;
+
 use drogher_iommu_types::Oa;
 
 /// Why an access to guest memory was refused.
@@ -82,4 +84,12 @@ pub trait Memory: Send + Sync {
     /// # Errors
     /// `OutOfBounds`, `Misaligned`.
     fn compare_swap_u64(&self, oa: Oa, expected: u64, new: u64) -> Result<u64, MemoryError>;
+
+    /// The address in this process of `len` bytes at `oa`, if they have one: valid for as long as
+    /// the memory lives, and to be used by volatile or atomic accesses only. `None` also if they do
+    /// not lie in the memory. Whoever writes there has to see to it that the pages count as dirty.
+    fn host_ptr(&self, oa: Oa, len: u64) -> Option<NonNull<u8>> {
+        let _ = (oa, len);
+        None
+    }
 }

@@ -3,12 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use drogher_iommu_types::{Oa, Rid, mutant};
+use drogher_iommu_types::{Rid, mutant};
 
 use crate::domain::Domain;
 use crate::drain::{DrainError, drain};
 use crate::fault::{Access, FaultReason};
-use crate::iotlb;
+use crate::iotlb::{self, Target};
 use crate::slot::{Claim, Slot, bump};
 use crate::space::Space;
 use crate::spec::Perm;
@@ -186,14 +186,14 @@ impl Shared {
         flight: &Flight<'_>,
         page: u64,
         access: Access,
-    ) -> Result<Oa, FaultReason> {
+    ) -> Result<Target, FaultReason> {
         let need = match access {
             Access::Read => iotlb::READ,
             Access::Write => iotlb::WRITE,
             Access::Atomic => iotlb::READ | iotlb::WRITE,
         };
         match flight.claim.slot.iotlb.lookup(page, flight.state.0, need) {
-            Some(output) => Ok(output),
+            Some(target) => Ok(target),
             None => self.translate_slowly(flight, page, access),
         }
     }
@@ -205,7 +205,7 @@ impl Shared {
         flight: &Flight<'_>,
         page: u64,
         access: Access,
-    ) -> Result<Oa, FaultReason> {
+    ) -> Result<Target, FaultReason> {
         let slot = flight.claim.slot;
         bump(&slot.counters.misses, 1);
         let wanted = drogher_iommu_types::Iova(page);
@@ -226,8 +226,9 @@ impl Shared {
         if perm.write && walked.writes_covered {
             flags |= iotlb::WRITE;
         }
-        slot.iotlb.fill(page, flight.state.0, flags, walked.output);
-        Ok(walked.output)
+        let target = Target { gpa: stage1.gpa.page_start(), output: walked.output };
+        slot.iotlb.fill(page, flight.state.0, flags, target);
+        Ok(target)
     }
 }
 

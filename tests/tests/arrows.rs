@@ -13,7 +13,10 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("drogher-tracking", &["drogher-iommu", "drogher-iommu-types"]),
     ("drogher-plugin-abi", &[]),
     ("drogher-plugin-sdk", &["drogher-plugin-abi"]),
-    ("drogher-plugin-host", &["drogher-plugin-abi", "drogher-iommu", "drogher-iommu-types"]),
+    (
+        "drogher-plugin-host",
+        &["drogher-plugin-abi", "drogher-tracking", "drogher-iommu", "drogher-iommu-types"],
+    ),
     ("drogher-ndma", &["drogher-plugin-sdk"]),
     ("drogher-migrate", &["drogher-iommu-types"]),
     (
@@ -40,7 +43,6 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "drogher-migrate",
             "drogher-plugin-host",
             "drogher-probe",
-            "drogher-tracking",
             "drogher-trackers",
             "drogher-iommu-types",
         ],

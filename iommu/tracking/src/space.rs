@@ -42,6 +42,8 @@ pub struct Started {
     pub class: Class,
     /// The page size that was chosen.
     pub page_size: TrackingPageSize,
+    /// Pages of 4 KiB that its harvests have reported so far.
+    pub pages: PageCount,
 }
 
 /// How an address space is tracked at a moment.
@@ -153,7 +155,10 @@ impl TrackedSpace {
         let (mut tracked, mut failed, mut first) = (HarvestStats::default(), 0, None);
         for tracker in &mut running.trackers {
             match tracker.provider.harvest(&sink) {
-                Ok(stats) => tracked += stats,
+                Ok(stats) => {
+                    tracked += stats;
+                    tracker.pages += stats.pages;
+                }
                 Err(error) => {
                     failed += 1;
                     let error = Arc::new(error);

@@ -48,8 +48,8 @@
  * and PRE_COPY_P2P outside NDMA; elsewhere the host refuses them, whatever the plugin does, and counts
  * them as the plugin's fault.
  *
- * Extension ids of a plugin: drogher.migration/1, drogher.ndma/1, drogher.params/1; of the host:
- * drogher.dma/1. Reserved for later: drogher.dma-log/1, drogher.dma-pin/1, drogher.prefers/1,
+ * Extension ids of a plugin: drogher.migration/1, drogher.ndma/1, drogher.params/1, drogher.prefers/1;
+ * of the host: drogher.dma/1; of both: drogher.dma-log/1, drogher.dma-pin/1. Reserved for later:
  * drogher.net-port/1, drogher.inspect/1, and everything that begins with "drogher.". An extension that
  * must break gets a new number. Other makers' ids begin with a domain of theirs.
  */
@@ -76,6 +76,15 @@ typedef struct drogher_host_ctx drogher_host_ctx;
 
 // Offered by a plugin: drogher_params.
 #define DROGHER_EXT_PARAMS "drogher.params/1"
+
+// Offered by a plugin: drogher_dma_log; by the host: drogher_dma_log_host.
+#define DROGHER_EXT_DMA_LOG "drogher.dma-log/1"
+
+// Offered by a plugin: drogher_dma_pin; by the host: drogher_dma_pin_host.
+#define DROGHER_EXT_DMA_PIN "drogher.dma-pin/1"
+
+// Offered by a plugin: drogher_prefers.
+#define DROGHER_EXT_PREFERS "drogher.prefers/1"
 
 
 // Success.
@@ -133,6 +142,44 @@ typedef struct drogher_host_ctx drogher_host_ctx;
 
 // For those who look for a fault.
 #define DROGHER_LOG_DEBUG 4
+
+// Smallest tracking page, in bytes.
+#define DROGHER_DMA_LOG_PAGE_MIN 4096
+
+// Largest tracking page, in bytes.
+#define DROGHER_DMA_LOG_PAGE_MAX 2097152
+
+// Most ranges of one start.
+#define DROGHER_DMA_LOG_RANGES_MAX 256
+
+// The plugin sets bits in the bitmap that `start` gets, by atomic OR with release order, after the
+// store; the host takes them there by itself, at any time. There is no `report`.
+#define DROGHER_DMA_LOG_SHARED 1
+
+// All flags of this version. The others must be 0.
+#define DROGHER_DMA_LOG_FLAGS 1
+
+// The device writes to what it has pinned and to nothing else. Its writes through `drogher_dma` and
+// `drogher_dma_log_host` are refused.
+#define DROGHER_PIN_ONLY 1
+
+// All flags of this version. The others must be 0.
+#define DROGHER_PIN_FLAGS 1
+
+// To read.
+#define DROGHER_PIN_READ 1
+
+// To write.
+#define DROGHER_PIN_WRITE 2
+
+// To read and write.
+#define DROGHER_PIN_READ_WRITE 3
+
+// Most bytes of one pin.
+#define DROGHER_PIN_LEN_MAX 67108864
+
+// Most pins of one device at a time.
+#define DROGHER_PINS_MAX 65536
 
 // Largest region, in bytes.
 #define DROGHER_REGION_SIZE_MAX 4294967296
@@ -219,6 +266,24 @@ typedef struct drogher_host_ctx drogher_host_ctx;
 // All flags of this version. The others must be 0.
 #define DROGHER_PARAM_FLAGS 3
 
+// No preference.
+#define DROGHER_TRACKER_NONE 0
+
+// The IOMMU's dirty bits.
+#define DROGHER_TRACKER_IOMMU 1
+
+// The device's own log.
+#define DROGHER_TRACKER_DEVICE 2
+
+// What the device has pinned.
+#define DROGHER_TRACKER_PINNED 3
+
+// Write protection in the IOMMU.
+#define DROGHER_TRACKER_FAULT 4
+
+// None: everything mapped counts as dirty.
+#define DROGHER_TRACKER_ALL 5
+
 // "DROGHER1" as a little-endian number.
 #define DROGHER_PLUGIN_MAGIC 3553979232685085252
 
@@ -227,7 +292,7 @@ typedef struct drogher_host_ctx drogher_host_ctx;
 
 // Grows with each addition. A host takes every minor of its major, older or newer: what is there
 // is said by the sizes of the structs and the ids of the extensions, not by this number.
-#define DROGHER_ABI_MINOR 0
+#define DROGHER_ABI_MINOR 1
 
 // A panic or uncaught exception in this plugin ends the process (it cannot be turned into an
 // error of the device). To be declared, so that an operator may refuse it.
@@ -295,7 +360,7 @@ typedef struct drogher_host {
 
 // DMA. Addresses are IOVAs of the requester named, which `create` was given; each access goes
 // through its translation and permissions and marks what it writes as dirty. No pointer to guest
-// memory ever leaves the host.
+// memory leaves the host here.
 //
 // Memory model: an aligned access of 1, 2, 4 or 8 bytes is single-copy atomic. Calls of one thread
 // take effect in program order, as all observers see it, also towards a following `irq`. Inside one
@@ -674,6 +739,241 @@ typedef struct drogher_params {
                  const char *value,
                  uint64_t value_len);
 } drogher_params;
+
+// Bytes `gpa` to `gpa + len` of the guest's physical address space, not beyond 2^64. Never grows.
+typedef struct drogher_gpa_range {
+  // First byte.
+  uint64_t gpa;
+  // Bytes.
+  uint64_t len;
+} drogher_gpa_range;
+
+// Room for where a write landed. Never grows.
+typedef struct drogher_gpa_runs {
+  // Room for `capacity` runs; the first `count` are filled in, in the order of the bytes written.
+  struct drogher_gpa_range *runs;
+  // At least 1.
+  uint64_t capacity;
+  // Set by the host; also on failure, where it says what was written before.
+  uint64_t count;
+} drogher_gpa_runs;
+
+// What `start` gets, valid during the call, except `words` and `fd`: see there.
+typedef struct drogher_log_start {
+  // sizeof, as the host was compiled.
+  uint32_t size;
+  // 0 in this version.
+  uint32_t flags;
+  // What to log: `range_count` ranges of whole tracking pages, sorted, apart, inside the address
+  // width. Other writes need not be logged.
+  const struct drogher_gpa_range *ranges;
+  // 1 to the plugin's `max_ranges`.
+  uint64_t range_count;
+  // The tracking page size wished, in bytes, from min_page to max_page. The plugin stores the one
+  // that it takes; with DROGHER_DMA_LOG_SHARED that is this one.
+  uint64_t page_size;
+  // DROGHER_DMA_LOG_SHARED: the bitmap, zeroed, valid until `stop`, `reset` or `destroy` returns.
+  // Bit b of word w is the page at `first_gpa + ((64 * w + b) << page_shift)`. NULL without it.
+  uint64_t *words;
+  // Words of the bitmap.
+  uint64_t word_count;
+  // First byte of its first page.
+  uint64_t first_gpa;
+  // Logarithm of `page_size` to base 2.
+  uint32_t page_shift;
+  // The memfd that holds the bitmap from its first byte on, so that another process of the plugin's
+  // may map it; its size cannot change. Valid as long as `words`; the host's to close. -1 without.
+  int32_t fd;
+} drogher_log_start;
+
+// A device's log of its own writes, by GPA. It is started and stopped here and by nothing else: no
+// migration state begins or ends it, nor does it change what the device does.
+//
+// The bit of a page is set after the store; so a write that a report misses is in the next one, and
+// after `set_state` has returned STOP or STOP_COPY, or `ndma.enter` has returned, none is missing.
+// `reset` ends logging. Every write of the device to the ranges is in its log: those through the
+// host's table of the same id, and those to pinned memory, of which `pin` says the GPA.
+typedef struct drogher_dma_log {
+  // sizeof, as the plugin was compiled.
+  uint32_t size;
+  // DROGHER_DMA_LOG_*.
+  uint32_t flags;
+  // Smallest tracking page in bytes: a power of two, 4 KiB to 2 MiB.
+  uint64_t min_page;
+  // Largest; as above, not below min_page.
+  uint64_t max_page;
+  // Most ranges of one `start`, 1 to DROGHER_DMA_LOG_RANGES_MAX.
+  uint32_t max_ranges;
+  // Must be 0.
+  uint32_t reserved;
+  // From its return on, writes to the ranges are logged. Called when no log runs, in any state but
+  // ERROR. On failure nothing is logged, and nothing kept of `info`.
+  // [serialised] [deadline: call]
+  int32_t (*start)(void *dev, struct drogher_log_start *info);
+  // Moves what was logged in `len` bytes from `gpa`, whole tracking pages inside one range, into
+  // `words`: bit b of word w is page 64 * w + b from there. The words are zeroed, `word_count` is
+  // what the pages need; bits beyond the last page stay 0. On failure what it took may be lost: the
+  // host then takes all memory as written. NULL with DROGHER_DMA_LOG_SHARED.
+  // [serialised] [deadline: call]
+  int32_t (*report)(void *dev, uint64_t gpa, uint64_t len, uint64_t *words, uint64_t word_count);
+  // Ends logging and forgets what was not reported. Called when a log runs, in any state but ERROR.
+  // On return the plugin does not touch the bitmap any more.
+  // [serialised] [deadline: call]
+  int32_t (*stop)(void *dev);
+} drogher_dma_log;
+
+// The host's part: the writes of `drogher_dma`, with the same status and memory model, that also say
+// where they landed: an IOVA cannot be translated later. What they store is marked dirty by the host
+// as well. `runs` NULL, or without room for one run, is DROGHER_ERR_INVAL.
+typedef struct drogher_dma_log_host {
+  // sizeof, as the host was compiled.
+  uint32_t size;
+  // 0 in this version.
+  uint32_t flags;
+  // As `write` of `drogher_dma`. If it lands on more runs than there is room for it ends there,
+  // with DROGHER_OK and `*done` less than `len`: go on from there with the room cleared.
+  // [any]
+  int32_t (*write)(drogher_host_ctx *ctx,
+                   uint32_t requester,
+                   uint64_t iova,
+                   const void *data,
+                   uint64_t len,
+                   uint64_t *done,
+                   struct drogher_gpa_runs *runs);
+  // As `fill` of `drogher_dma`, likewise.
+  // [any]
+  int32_t (*fill)(drogher_host_ctx *ctx,
+                  uint32_t requester,
+                  uint64_t iova,
+                  uint8_t byte,
+                  uint64_t len,
+                  uint64_t *done,
+                  struct drogher_gpa_runs *runs);
+  // As there; one run.
+  // [any]
+  int32_t (*fetch_add_u32)(drogher_host_ctx *ctx,
+                           uint32_t requester,
+                           uint64_t iova,
+                           uint32_t add,
+                           uint32_t *old,
+                           struct drogher_gpa_runs *runs);
+  // As there; one run.
+  // [any]
+  int32_t (*fetch_add_u64)(drogher_host_ctx *ctx,
+                           uint32_t requester,
+                           uint64_t iova,
+                           uint64_t add,
+                           uint64_t *old,
+                           struct drogher_gpa_runs *runs);
+  // As there; one run, written or not.
+  // [any]
+  int32_t (*compare_swap_u32)(drogher_host_ctx *ctx,
+                              uint32_t requester,
+                              uint64_t iova,
+                              uint32_t expected,
+                              uint32_t desired,
+                              uint32_t *old,
+                              struct drogher_gpa_runs *runs);
+  // As there; one run, written or not.
+  // [any]
+  int32_t (*compare_swap_u64)(drogher_host_ctx *ctx,
+                              uint32_t requester,
+                              uint64_t iova,
+                              uint64_t expected,
+                              uint64_t desired,
+                              uint64_t *old,
+                              struct drogher_gpa_runs *runs);
+} drogher_dma_log_host;
+
+// Memory pinned. Never grows.
+typedef struct drogher_pinned {
+  // The first byte, in the process that asked; aligned as the IOVA is, up to 8 bytes. The guest and
+  // other devices access it too: use atomic or volatile accesses.
+  void *ptr;
+  // Bytes from there. After DROGHER_ERR_RANGE: how many could be pinned from this IOVA on.
+  uint64_t len;
+  // For `unpin`; not 0.
+  uint64_t handle;
+  // Where the first byte lies in the guest's physical address space, and the others after it: for a
+  // log of the plugin's own.
+  uint64_t gpa;
+} drogher_pinned;
+
+// The plugin's side. Needs `drogher.migration/1`: a device that is not told of STOP could not unpin.
+//
+// A page pinned for writing counts as dirty at each harvest for as long as it is pinned, and once more
+// when it is unpinned. No pin for writing may be left when `set_state` returns STOP, STOP_COPY or
+// RESUMING, and none at all when `reset` returns: the device is in ERROR otherwise. In NDMA pins may
+// stay, but nothing is written. What is still pinned at `destroy` is given back by the host.
+typedef struct drogher_dma_pin {
+  // sizeof, as the plugin was compiled.
+  uint32_t size;
+  // DROGHER_PIN_ONLY.
+  uint32_t flags;
+  // This range of IOVA is about to be unmapped: on return every pin that overlaps it was given back
+  // by `unpin`, and is not used any more. Only called if there is one. A failure, or a pin that is
+  // left, leads to ERROR.
+  // [serialised] [deadline: call]
+  int32_t (*unmap)(void *dev, uint64_t iova, uint64_t len);
+} drogher_dma_pin;
+
+// The host's side. Pins go by IOVA, through the translation and permissions of the requester, and stay
+// with the memory that was there, whatever becomes of the translation.
+//
+// Status: DROGHER_OK; DROGHER_ERR_PERM where the device may do no DMA (state, NDMA or ERROR), `unpin`
+// apart; DROGHER_ERR_FAULT for what is not mapped, not permitted, or beyond the address width;
+// DROGHER_ERR_INVAL for NULL, no bytes, a range that wraps, an access that is none;
+// DROGHER_ERR_NOENT for an unknown requester or handle; DROGHER_ERR_NOTSUP if the plugin does not
+// offer this extension itself; DROGHER_ERR_SHUTDOWN.
+typedef struct drogher_dma_pin_host {
+  // sizeof, as the host was compiled.
+  uint32_t size;
+  // 0 in this version.
+  uint32_t flags;
+  // Pins `len` bytes for DROGHER_PIN_READ or other. DROGHER_ERR_RANGE, with `out->len`, if they do not
+  // lie together in memory or are more than DROGHER_PIN_LEN_MAX; DROGHER_ERR_NOMEM for one pin too
+  // many; DROGHER_ERR_BUSY for a range that is being unmapped.
+  // [any]
+  int32_t (*pin)(drogher_host_ctx *ctx,
+                 uint32_t requester,
+                 uint64_t iova,
+                 uint64_t len,
+                 uint32_t access,
+                 struct drogher_pinned *out);
+  // Gives a pin back: what it pinned is not used any more. In any state, once each.
+  // [any]
+  int32_t (*unpin)(drogher_host_ctx *ctx, uint64_t handle);
+  // The pages of this range were written to by a way that the host does not see: they count as dirty
+  // once. After the store, and before STOP or NDMA is entered.
+  // [any]
+  int32_t (*mark_dirty)(drogher_host_ctx *ctx, uint32_t requester, uint64_t iova, uint64_t len);
+} drogher_dma_pin_host;
+
+// A preference. Zeroed and sized by the host; the text is valid until `destroy`.
+typedef struct drogher_preference {
+  // sizeof, as the host was compiled.
+  uint32_t size;
+  // DROGHER_TRACKER_*.
+  uint32_t tracker;
+  // Tracking page size in bytes, a power of two from 4 KiB to 2 MiB; 0: no wish.
+  uint64_t page_size;
+  // What one harvest costs, by the plugin's account, in ns; 0: unknown.
+  uint64_t cost_hint_ns;
+  // Why, in a few words for people.
+  struct drogher_str reason;
+} drogher_preference;
+
+// What the plugin prefers. A hint: the operator may choose otherwise, and what cannot be had is passed
+// over.
+typedef struct drogher_prefers {
+  // sizeof, as the plugin was compiled.
+  uint32_t size;
+  // Must be 0.
+  uint32_t flags;
+  // Fills in the preference of this instance. Called once, after `create`.
+  // [serialised] [deadline: call]
+  int32_t (*get)(void *dev, struct drogher_preference *out);
+} drogher_prefers;
 
 // What a plugin exports, as constant data under the name `drogher_plugin_entry`.
 //

@@ -9,7 +9,7 @@ pub const DROGHER_PLUGIN_MAGIC: u64 = 0x3152_4548_474F_5244;
 pub const DROGHER_ABI_MAJOR: u32 = 1;
 /// Grows with each addition. A host takes every minor of its major, older or newer: what is there
 /// is said by the sizes of the structs and the ids of the extensions, not by this number.
-pub const DROGHER_ABI_MINOR: u32 = 0;
+pub const DROGHER_ABI_MINOR: u32 = 1;
 
 /// A panic or uncaught exception in this plugin ends the process (it cannot be turned into an
 /// error of the device). To be declared, so that an operator may refuse it.

@@ -8,7 +8,7 @@ pub const DROGHER_EXT_DMA: &core::ffi::CStr = c"drogher.dma/1";
 
 /// DMA. Addresses are IOVAs of the requester named, which `create` was given; each access goes
 /// through its translation and permissions and marks what it writes as dirty. No pointer to guest
-/// memory ever leaves the host.
+/// memory leaves the host here.
 ///
 /// Memory model: an aligned access of 1, 2, 4 or 8 bytes is single-copy atomic. Calls of one thread
 /// take effect in program order, as all observers see it, also towards a following `irq`. Inside one

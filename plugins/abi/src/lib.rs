@@ -10,20 +10,26 @@
 mod descriptor;
 mod device;
 mod dma;
+mod dma_log;
+mod dma_pin;
 mod host;
 mod migration;
 mod ndma;
 mod params;
+mod prefers;
 mod status;
 mod text;
 
 pub use descriptor::*;
 pub use device::*;
 pub use dma::*;
+pub use dma_log::*;
+pub use dma_pin::*;
 pub use host::*;
 pub use migration::*;
 pub use ndma::*;
 pub use params::*;
+pub use prefers::*;
 pub use status::*;
 pub use text::*;
 

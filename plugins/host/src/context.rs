@@ -1,10 +1,11 @@
 //! The host's side of one instance: what its functions may do just now, and what it did.
 
 use crate::instance_error::Cause;
+use crate::pin_table::PinTable;
 use drogher_iommu::Requester;
 use drogher_iommu_types::mutant;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 /// Importance of a log line of a plugin.
@@ -78,6 +79,8 @@ pub(crate) struct Context {
     /// Interrupts may pass. Held for reading while one does.
     irq_gate: RwLock<bool>,
     pub(crate) vectors: AtomicU32,
+    /// Set once, if the plugin pins.
+    pub(crate) pins: OnceLock<PinTable>,
     /// After destroy, and once a call was late.
     shut: AtomicBool,
     /// The function of the plugin that the host is in, or was in last.
@@ -111,6 +114,7 @@ impl Context {
             device,
             irq_gate: RwLock::new(false),
             vectors: AtomicU32::new(0),
+            pins: OnceLock::new(),
             shut: AtomicBool::new(false),
             calling: Mutex::new("create"),
             last_error: Mutex::new(None),

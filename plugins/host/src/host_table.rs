@@ -6,7 +6,7 @@
 #![expect(unsafe_code, reason = "C functions with raw pointers from plugins")]
 
 use crate::context::{Context, DeviceSide, Irq, LogLevel};
-use crate::text;
+use crate::{host_log, host_pin, text};
 use core::ffi::{c_char, c_void};
 use drogher_iommu::{DmaError, FaultReason, Requester, RequesterStats};
 use drogher_iommu_types::Iova;
@@ -51,14 +51,14 @@ pub(crate) fn raw(context: &Arc<Context>) -> *mut abi::HostCtx {
 
 /// # Safety
 /// The module's invariant, during `'a`.
-unsafe fn context<'a>(ctx: *mut abi::HostCtx) -> Option<&'a Context> {
+pub(crate) unsafe fn context<'a>(ctx: *mut abi::HostCtx) -> Option<&'a Context> {
     // SAFETY: the caller's promise.
     unsafe { ctx.cast::<Context>().as_ref() }
 }
 
 /// # Safety
 /// `ptr` is readable for `len` bytes during `'a`.
-unsafe fn bytes<'a>(ptr: *const c_void, len: u64) -> Option<&'a [u8]> {
+pub(crate) unsafe fn bytes<'a>(ptr: *const c_void, len: u64) -> Option<&'a [u8]> {
     let len = usize::try_from(len).ok().filter(|&len| isize::try_from(len).is_ok())?;
     if len == 0 {
         return Some(&[]);
@@ -144,22 +144,71 @@ unsafe extern "C" fn get_extension(
     id_len: u64,
 ) -> *const c_void {
     // SAFETY: the plugin's promises.
-    match unsafe { bytes(id.cast(), id_len) } {
-        Some(id) if id == abi::DROGHER_EXT_DMA.to_bytes() => core::ptr::from_ref(&DMA).cast(),
-        _ => core::ptr::null(),
+    let Some(id) = (unsafe { bytes(id.cast(), id_len) }) else { return core::ptr::null() };
+    if id == abi::DROGHER_EXT_DMA.to_bytes() {
+        core::ptr::from_ref(&DMA).cast()
+    } else if id == abi::DROGHER_EXT_DMA_LOG.to_bytes() {
+        core::ptr::from_ref(&host_log::TABLE).cast()
+    } else if id == abi::DROGHER_EXT_DMA_PIN.to_bytes() {
+        core::ptr::from_ref(&host_pin::TABLE).cast()
+    } else {
+        core::ptr::null()
     }
 }
 
-/// Finds the requester and runs one access; writes down how far it came.
+/// What an access does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Way {
+    Read,
+    Write,
+}
+
+/// The device that may use this requester now, or the status that says why not.
+///
+/// # Safety
+/// The module's invariant, during `'a`.
+pub(crate) unsafe fn device<'a>(
+    ctx: *mut abi::HostCtx,
+    requester: u32,
+) -> Result<(&'a Context, &'a DeviceSide), i32> {
+    // SAFETY: the caller's promise.
+    let context = unsafe { context(ctx) }.ok_or(abi::DROGHER_ERR_INVAL)?;
+    if context.is_shut() {
+        return Err(abi::DROGHER_ERR_SHUTDOWN);
+    }
+    let device = context.device.as_ref().ok_or(abi::DROGHER_ERR_PERM)?;
+    if requester != OWN_REQUESTER {
+        return Err(abi::DROGHER_ERR_NOENT);
+    }
+    Ok((context, device))
+}
+
+/// Counts a failed access; the plugin's status for it.
+pub(crate) fn failed(context: &Context, error: &DmaError) -> i32 {
+    match error.fault.reason {
+        FaultReason::Revoked => {
+            context.dma_refused.fetch_add(1, Ordering::Relaxed);
+            abi::DROGHER_ERR_PERM
+        }
+        FaultReason::Misaligned => abi::DROGHER_ERR_INVAL,
+        FaultReason::Busy => abi::DROGHER_ERR_BUSY,
+        _ => {
+            context.dma_faults.fetch_add(1, Ordering::Relaxed);
+            abi::DROGHER_ERR_FAULT
+        }
+    }
+}
+
+/// Finds the requester and runs one access, which returns how many bytes it did; writes that down.
 ///
 /// # Safety
 /// The module's invariant; `done` is NULL or writable.
-unsafe fn dma(
+pub(crate) unsafe fn dma(
     ctx: *mut abi::HostCtx,
     requester: u32,
-    len: u64,
+    way: Way,
     done: *mut u64,
-    access: impl FnOnce(&Requester) -> Result<(), DmaError>,
+    access: impl FnOnce(&Requester) -> Result<u64, DmaError>,
 ) -> i32 {
     let set_done = |value: u64| {
         if !done.is_null() {
@@ -169,33 +218,22 @@ unsafe fn dma(
     };
     set_done(0);
     // SAFETY: the caller's promise.
-    let Some(context) = (unsafe { context(ctx) }) else { return abi::DROGHER_ERR_INVAL };
-    if context.is_shut() {
-        return abi::DROGHER_ERR_SHUTDOWN;
-    }
-    let Some(device) = &context.device else { return abi::DROGHER_ERR_PERM };
-    if requester != OWN_REQUESTER {
-        return abi::DROGHER_ERR_NOENT;
+    let (context, device) = match unsafe { self::device(ctx, requester) } {
+        Ok(found) => found,
+        Err(status) => return status,
+    };
+    if way == Way::Write && context.pins.get().is_some_and(|pins| pins.only) {
+        context.dma_refused.fetch_add(1, Ordering::Relaxed);
+        return abi::DROGHER_ERR_PERM;
     }
     match access(&device.requester) {
-        Ok(()) => {
-            set_done(len);
+        Ok(bytes) => {
+            set_done(bytes);
             abi::DROGHER_OK
         }
         Err(error) => {
             set_done(error.done);
-            match error.fault.reason {
-                FaultReason::Revoked => {
-                    context.dma_refused.fetch_add(1, Ordering::Relaxed);
-                    abi::DROGHER_ERR_PERM
-                }
-                FaultReason::Misaligned => abi::DROGHER_ERR_INVAL,
-                FaultReason::Busy => abi::DROGHER_ERR_BUSY,
-                _ => {
-                    context.dma_faults.fetch_add(1, Ordering::Relaxed);
-                    abi::DROGHER_ERR_FAULT
-                }
-            }
+            failed(context, &error)
         }
     }
 }
@@ -214,12 +252,12 @@ unsafe extern "C" fn read(
     };
     // SAFETY: the plugin's promises: `data` is initialised and writable for `len` bytes.
     unsafe {
-        dma(ctx, requester, len, done, |requester| {
+        dma(ctx, requester, Way::Read, done, |requester| {
             if size == 0 {
-                return Ok(());
+                return Ok(0);
             }
             let data = core::slice::from_raw_parts_mut(data.cast::<u8>(), size);
-            requester.read(Iova(iova), data)
+            requester.read(Iova(iova), data).map(|()| len)
         })
     }
 }
@@ -235,7 +273,9 @@ unsafe extern "C" fn write(
     // SAFETY: the plugin's promises: `data` is readable for `len` bytes.
     unsafe {
         let Some(data) = bytes(data, len) else { return abi::DROGHER_ERR_INVAL };
-        dma(ctx, requester, len, done, |requester| requester.write(Iova(iova), data))
+        dma(ctx, requester, Way::Write, done, |requester| {
+            requester.write(Iova(iova), data).map(|()| len)
+        })
     }
 }
 
@@ -248,7 +288,11 @@ unsafe extern "C" fn fill(
     done: *mut u64,
 ) -> i32 {
     // SAFETY: the plugin's promises.
-    unsafe { dma(ctx, requester, len, done, |requester| requester.fill(Iova(iova), byte, len)) }
+    unsafe {
+        dma(ctx, requester, Way::Write, done, |requester| {
+            requester.fill(Iova(iova), byte, len).map(|()| len)
+        })
+    }
 }
 
 /// One atomic operation; `old` gets the value before.
@@ -263,12 +307,12 @@ unsafe fn atomic<T>(
 ) -> i32 {
     // SAFETY: the caller's promises.
     unsafe {
-        dma(ctx, requester, 0, core::ptr::null_mut(), |requester| {
+        dma(ctx, requester, Way::Write, core::ptr::null_mut(), |requester| {
             let value = access(requester)?;
             if !old.is_null() {
                 old.write_unaligned(value);
             }
-            Ok(())
+            Ok(0)
         })
     }
 }

@@ -9,6 +9,7 @@
 use crate::context::Context;
 use crate::host_table::{self, HOST, OWN_REQUESTER};
 use crate::load_error::TableError;
+use crate::shared_bitmap::SharedBitmap;
 use crate::sized::{Sized1, Table, blank, table};
 use core::ffi::{CStr, c_void};
 use drogher_plugin_abi as abi;
@@ -164,6 +165,9 @@ pub(crate) struct Device {
     pub(crate) migration: Option<abi::Migration>,
     pub(crate) ndma: Option<abi::Ndma>,
     pub(crate) params: Option<abi::Params>,
+    pub(crate) log: Option<abi::DmaLog>,
+    pub(crate) pin: Option<abi::DmaPin>,
+    pub(crate) prefers: Option<abi::Prefers>,
     /// Besides the count that the plugin's pointer has.
     context: Arc<Context>,
 }
@@ -211,7 +215,17 @@ impl Device {
             return Err(Failed::Lie("success without an instance".to_owned()));
         }
         let context = context.clone();
-        Ok(Device { dev, entry, migration: None, ndma: None, params: None, context })
+        Ok(Device {
+            dev,
+            entry,
+            migration: None,
+            ndma: None,
+            params: None,
+            log: None,
+            pin: None,
+            prefers: None,
+            context,
+        })
     }
 
     /// Before each call: names it, and refuses it for a device that was given up, so that a late call
@@ -239,6 +253,9 @@ impl Device {
         self.migration = self.extension(abi::DROGHER_EXT_MIGRATION)?;
         self.ndma = self.extension(abi::DROGHER_EXT_NDMA)?;
         self.params = self.extension(abi::DROGHER_EXT_PARAMS)?;
+        self.log = self.extension(abi::DROGHER_EXT_DMA_LOG)?;
+        self.pin = self.extension(abi::DROGHER_EXT_DMA_PIN)?;
+        self.prefers = self.extension(abi::DROGHER_EXT_PREFERS)?;
         Ok(())
     }
 
@@ -418,4 +435,73 @@ impl Device {
         // SAFETY: the plugin's promises; the texts are as long as said.
         check(unsafe { f(self.dev, name, name_len, value.as_ptr().cast(), value.len() as u64) })
     }
+
+    /// Returns the page size that the plugin says it has chosen, not yet checked.
+    pub(crate) fn log_start(&mut self, start: &Start<'_>) -> Result<u64, Failed> {
+        self.enter("dma-log.start")?;
+        let f = self.log.and_then(|log| log.start).ok_or(Failed::Status(MISSING))?;
+        let mut info: abi::LogStart = blank();
+        info.ranges = start.ranges.as_ptr();
+        info.range_count = start.ranges.len() as u64;
+        info.page_size = start.page_size;
+        info.page_shift = start.page_size.trailing_zeros();
+        info.fd = -1;
+        if let Some((bitmap, first_gpa)) = start.bitmap {
+            (info.words, info.word_count, info.fd) = bitmap.parts();
+            info.first_gpa = first_gpa;
+        }
+        // SAFETY: the plugin's promises; what `info` points to lives during the call, and the bitmap
+        // until the caller has ended the log.
+        check(unsafe { f(self.dev, &mut info) })?;
+        Ok(info.page_size)
+    }
+
+    /// `words` are zeroed, and as many as the pages of the range need.
+    pub(crate) fn log_report(
+        &mut self,
+        gpa: u64,
+        len: u64,
+        words: &mut [u64],
+    ) -> Result<(), Failed> {
+        self.enter("dma-log.report")?;
+        let f = self.log.and_then(|log| log.report).ok_or(Failed::Status(MISSING))?;
+        let count = words.len() as u64;
+        // SAFETY: the plugin's promises; `words` is initialised and writable.
+        check(unsafe { f(self.dev, gpa, len, words.as_mut_ptr(), count) })
+    }
+
+    pub(crate) fn log_stop(&mut self) -> Result<(), Failed> {
+        self.enter("dma-log.stop")?;
+        let f = self.log.and_then(|log| log.stop).ok_or(Failed::Status(MISSING))?;
+        // SAFETY: the plugin's promises.
+        check(unsafe { f(self.dev) })
+    }
+
+    pub(crate) fn unmap(&mut self, iova: u64, len: u64) -> Result<(), Failed> {
+        self.enter("dma-pin.unmap")?;
+        let f = self.pin.and_then(|pin| pin.unmap).ok_or(Failed::Status(MISSING))?;
+        // SAFETY: the plugin's promises.
+        check(unsafe { f(self.dev, iova, len) })
+    }
+
+    /// What the plugin prefers, and its reason as bytes; neither checked.
+    pub(crate) fn preference(&mut self) -> Result<Option<(abi::Preference, Vec<u8>)>, Failed> {
+        let Some(prefers) = self.prefers else { return Ok(None) };
+        self.enter("prefers.get")?;
+        let f = prefers.get.ok_or(Failed::Status(MISSING))?;
+        let mut out: abi::Preference = blank();
+        // SAFETY: the plugin's promises; `out` says its size.
+        check(unsafe { f(self.dev, &mut out) })?;
+        // SAFETY: the plugin's promise: the text is valid until `destroy`.
+        let reason = unsafe { copy(out.reason) }?;
+        Ok(Some((out, reason)))
+    }
+}
+
+/// What a log is started with.
+pub(crate) struct Start<'a> {
+    pub(crate) ranges: &'a [abi::GpaRange],
+    pub(crate) page_size: u64,
+    /// With the GPA that its first bit stands for.
+    pub(crate) bitmap: Option<(&'a SharedBitmap, u64)>,
 }

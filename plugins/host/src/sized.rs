@@ -17,7 +17,7 @@ pub(crate) unsafe trait Sized1: Copy {
 
 /// One that plugins provide.
 pub(crate) trait Table: Sized1 {
-    /// Its size in version 1.0, for ever: of less there is nothing to be made.
+    /// Its size in the first version that had it, for ever: of less there is nothing to be made.
     const FIRST: usize;
 }
 
@@ -42,6 +42,11 @@ sized! {
     DoorbellInfo "drogher_doorbell_info"
     PrecopyInfo "drogher_precopy_info"
     ParamInfo "drogher_param_info"
+    DmaLog "drogher_dma_log"
+    LogStart "drogher_log_start"
+    DmaPin "drogher_dma_pin"
+    Prefers "drogher_prefers"
+    Preference "drogher_preference"
 }
 
 impl Table for abi::DeviceOps {
@@ -55,6 +60,16 @@ impl Table for abi::Ndma {
 }
 impl Table for abi::Params {
     const FIRST: usize = 40;
+}
+
+impl Table for abi::DmaLog {
+    const FIRST: usize = 56;
+}
+impl Table for abi::DmaPin {
+    const FIRST: usize = 16;
+}
+impl Table for abi::Prefers {
+    const FIRST: usize = 16;
 }
 
 /// Copies a table of a plugin's, as much of it as both sides know; the rest is zero.

@@ -36,6 +36,9 @@ pub trait Bus: Send + Sync + 'static {
     /// Triggers an MSI-X vector. Mask and pending bits are the host's affair.
     fn irq(&self, vector: u16);
 
+    /// The descriptor at hand is done: whatever was kept for it is given back.
+    fn finish(&self) {}
+
     /// Starts a thread. If it panics, the device is declared broken: a worker has no caller to
     /// return an error to.
     ///

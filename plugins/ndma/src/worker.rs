@@ -191,6 +191,8 @@ fn serve(shared: &Shared, bus: &impl Bus) {
         if let Some(vector) = shared.conclude(step) {
             bus.irq(vector);
         }
+        // Before it is parked: in STOP nothing may be pinned.
+        bus.finish();
         shared.park();
     }
 }

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use drogher_control::config::{ConfigError, Partial, check_cpus, parse_memory, parse_unix_address};
 use drogher_machine::device::DeviceSpec;
+use drogher_machine::tracking::{ProviderKind, Require, TrackingPageSize, Wish, Wishes};
 use drogher_trackers::{parse_rate, parse_size};
-use drogher_tracking::{ProviderKind, TrackingPageSize};
 
 /// A minimal KVM VMM whose guests, with devices that do DMA, migrate live between processes.
 #[derive(Debug, Parser)]
@@ -36,6 +36,14 @@ pub enum Command {
     Resume(ControlArgs),
     /// Ends the guest and its process.
     Shutdown(ControlArgs),
+    /// Shows which providers would track the DMA of a configuration, or of a guest that runs, what
+    /// they cover and cost, and why.
+    Explain(Box<ExplainArgs>),
+    /// Shows how a guest's DMA is tracked, or has it tracked otherwise, also during a migration.
+    Tracking(TrackingCommand),
+    /// Lists, shows and sets parameters of the devices of a guest.
+    #[command(subcommand)]
+    Params(ParamsCommand),
     /// Looks at plugins.
     #[command(subcommand)]
     Plugin(PluginCommand),
@@ -81,6 +89,109 @@ pub struct RunArgs {
     /// Look for plugins here too, after the folder of this binary.
     #[arg(long = "plugin-path", value_name = "DIR")]
     pub plugin_path: Vec<PathBuf>,
+    /// Tracking.
+    #[command(flatten)]
+    pub tracking: TrackingArgs,
+}
+
+/// How devices' DMA is tracked.
+#[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "Tracking of DMA")]
+pub struct TrackingArgs {
+    /// The provider for all devices; a device's own vm.tracker wins [default: auto].
+    #[arg(long, value_name = "auto|iommu|device|pinned|fault|all", value_parser = wish)]
+    pub tracker: Option<Wish>,
+    /// The tracking page size, 4K to 2M [default: as the provider likes].
+    #[arg(long, value_name = "SIZE")]
+    pub tracking_page: Option<TrackingPageSize>,
+    /// Refuse to migrate if reports would not be exact [default: any].
+    #[arg(long, value_name = "exact|any", value_parser = require)]
+    pub require: Option<Require>,
+    /// Put this device in NDMA when the rounds begin, or all `untracked` ones; may be given several
+    /// times.
+    #[arg(long = "early-ndma", value_name = "NAME|bb:dd.f|untracked")]
+    pub early_ndma: Vec<String>,
+}
+
+impl TrackingArgs {
+    /// The flags in the shape of the configuration file.
+    pub fn wishes(&self) -> Wishes {
+        Wishes {
+            tracker: self.tracker,
+            page: self.tracking_page,
+            require: self.require,
+            early_ndma: self.early_ndma.clone(),
+        }
+    }
+}
+
+/// `drogher explain`.
+#[derive(Debug, Args)]
+pub struct ExplainArgs {
+    /// The configuration, or with `--control` a guest that runs.
+    #[command(flatten)]
+    pub run: RunArgs,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `drogher tracking`.
+#[derive(Debug, Args)]
+pub struct TrackingCommand {
+    /// The process.
+    #[command(flatten)]
+    pub control: ControlArgs,
+    /// The device, by name, bb:dd.f or plugin [default: all].
+    #[arg(long, value_name = "NAME")]
+    pub device: Option<String>,
+    /// The provider from now on.
+    #[arg(long, value_name = "auto|iommu|device|pinned|fault|all", value_parser = wish)]
+    pub tracker: Option<Wish>,
+    /// The tracking page size from now on.
+    #[arg(long, value_name = "SIZE")]
+    pub page: Option<TrackingPageSize>,
+    /// What reports have to be from now on.
+    #[arg(long, value_name = "exact|any", value_parser = require)]
+    pub require: Option<Require>,
+}
+
+/// `drogher params ...`.
+#[derive(Debug, Subcommand)]
+pub enum ParamsCommand {
+    /// Lists parameters, with their kinds, values and what they do.
+    List {
+        /// The process.
+        #[command(flatten)]
+        control: ControlArgs,
+        /// Only this device's, by name, bb:dd.f or plugin.
+        #[arg(value_name = "DEVICE")]
+        device: Option<String>,
+    },
+    /// Prints the value of one.
+    Get {
+        /// The process.
+        #[command(flatten)]
+        control: ControlArgs,
+        /// The device, by name, bb:dd.f or plugin.
+        #[arg(value_name = "DEVICE")]
+        device: String,
+        /// The parameter.
+        #[arg(value_name = "NAME")]
+        name: String,
+    },
+    /// Sets one, if it may be set while the device lives.
+    Set {
+        /// The process.
+        #[command(flatten)]
+        control: ControlArgs,
+        /// The device, by name, bb:dd.f or plugin.
+        #[arg(value_name = "DEVICE")]
+        device: String,
+        /// The parameter and its new value.
+        #[arg(value_name = "NAME=VALUE", value_parser = assignment)]
+        assignment: (String, String),
+    },
 }
 
 impl RunArgs {
@@ -97,6 +208,7 @@ impl RunArgs {
             lease: self.lease,
             console: self.console,
             plugin_path: self.plugin_path,
+            tracking: self.tracking.wishes(),
         }
     }
 }
@@ -128,6 +240,9 @@ pub struct ReceiveArgs {
     /// Look for plugins here too, after the folder of this binary.
     #[arg(long = "plugin-path", value_name = "DIR")]
     pub plugin_path: Vec<PathBuf>,
+    /// Tracking, when the guest moves on.
+    #[command(flatten)]
+    pub tracking: TrackingArgs,
 }
 
 /// What to do when the rounds have not converged in time.
@@ -160,6 +275,9 @@ pub struct MigrateArgs {
     /// Compare hashes of every page and device state on both sides before the switch.
     #[arg(long)]
     pub verify: bool,
+    /// Tracking in this migration.
+    #[command(flatten)]
+    pub tracking: TrackingArgs,
     /// Print events and the report as JSON lines.
     #[arg(long)]
     pub json: bool,
@@ -243,6 +361,31 @@ fn cpus(text: &str) -> Result<u8, ConfigError> {
 fn device(text: &str) -> Result<String, ConfigError> {
     text.parse::<DeviceSpec>()?;
     Ok(text.to_owned())
+}
+
+fn wish(text: &str) -> Result<Wish, String> {
+    match text {
+        "auto" => Ok(Wish::Auto),
+        _ => text
+            .parse::<ProviderKind>()
+            .map(Wish::from)
+            .map_err(|error| format!("{error}, or auto")),
+    }
+}
+
+fn require(text: &str) -> Result<Require, String> {
+    match text {
+        "exact" => Ok(Require::Exact),
+        "any" => Ok(Require::Any),
+        _ => Err("use exact or any".into()),
+    }
+}
+
+fn assignment(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.into(), value.into())),
+        _ => Err("write it as NAME=VALUE".into()),
+    }
 }
 
 fn address(text: &str) -> Result<String, ConfigError> {

@@ -5,8 +5,10 @@
 
 mod args;
 mod demo;
+mod explain;
 mod guest;
 mod migrate;
+mod params;
 mod plugin;
 mod progress;
 mod receive;
@@ -14,6 +16,7 @@ mod requests;
 mod run;
 mod signals;
 mod trackers;
+mod tracking;
 mod waiting;
 mod words;
 
@@ -73,6 +76,9 @@ fn execute(command: Command) -> anyhow::Result<u8> {
         Command::Pause(args) => requests::post(&args, "/v1/pause"),
         Command::Resume(args) => requests::post(&args, "/v1/resume"),
         Command::Shutdown(args) => requests::post(&args, "/v1/shutdown"),
+        Command::Explain(args) => explain::explain(*args),
+        Command::Tracking(args) => tracking::tracking(&args),
+        Command::Params(command) => params::params(&command),
         Command::Plugin(PluginCommand::Info { file }) => plugin::info(&file),
         Command::Demo(args) => demo::demo(&args),
         Command::Trackers(args) => trackers::trackers(&args),

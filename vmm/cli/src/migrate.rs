@@ -20,6 +20,7 @@ pub fn migrate(args: &MigrateArgs) -> anyhow::Result<u8> {
             TimeoutStrategy::Ignore => options::TimeoutStrategy::Ignore,
         }),
         verify: args.verify,
+        tracking: args.tracking.wishes(),
     };
     let mut code = None;
     let mut progress = progress::Progress::new(std::io::stderr());

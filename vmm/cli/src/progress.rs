@@ -7,6 +7,8 @@ use drogher_migrate::report::{Event, Forecast, Report, Round};
 use drogher_migrate::status::MigrationStatus;
 use drogher_migrate::{Phase, report::Downtime};
 
+use crate::tracking;
+
 /// Writes progress to `out`.
 pub struct Progress<W> {
     out: W,
@@ -39,9 +41,12 @@ impl<W: Write> Progress<W> {
                     ));
                 }
             }
-            MigrateLine::Outcome { outcome, message, report } => {
+            MigrateLine::Outcome { outcome, message, report, tracking } => {
                 if report.downtime.total_us > 0 {
                     self.line(&table(report));
+                }
+                for line in tracking.iter().flat_map(|status| tracking::lines(status)) {
+                    self.line(&format!("  {line}"));
                 }
                 let word = match outcome {
                     Outcome::Moved => "done",

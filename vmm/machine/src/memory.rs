@@ -490,6 +490,10 @@ impl drogher_iommu::Memory for GuestRam {
             .compare_exchange(expected, new, Ordering::SeqCst, Ordering::SeqCst)
             .unwrap_or_else(|found| found))
     }
+
+    fn host_ptr(&self, oa: Oa, len: u64) -> Option<std::ptr::NonNull<u8>> {
+        std::ptr::NonNull::new(self.hva(oa, len).ok()?)
+    }
 }
 
 impl GuestRam {

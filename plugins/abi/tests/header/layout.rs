@@ -1,10 +1,10 @@
 //! Sizes, offsets and values: one table, complete by construction, compared with C and with the
-//! layout of version 1.0, which may only grow at the ends.
+//! layouts of all versions, which may only grow at the ends.
 
 use crate::generate::{IDS, NAMES};
 use drogher_plugin_abi as abi;
 use std::mem::offset_of;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 pub struct Struct {
     pub rust: &'static str,
@@ -62,6 +62,20 @@ structs! {
     Ndma { size, flags, enter, leave }
     ParamInfo { size, kind, flags, reserved, name, default_value, doc, min, max }
     Params { size, flags, count, reserved, info, get, set }
+    GpaRange { gpa, len }
+    GpaRuns { runs, capacity, count }
+    LogStart {
+        size, flags, ranges, range_count, page_size, words, word_count, first_gpa, page_shift, fd,
+    }
+    DmaLog { size, flags, min_page, max_page, max_ranges, reserved, start, report, stop }
+    DmaLogHost {
+        size, flags, write, fill, fetch_add_u32, fetch_add_u64, compare_swap_u32, compare_swap_u64,
+    }
+    Pinned { ptr, len, handle, gpa }
+    DmaPin { size, flags, unmap }
+    DmaPinHost { size, flags, pin, unpin, mark_dirty }
+    Preference { size, tracker, page_size, cost_hint_ns, reason }
+    Prefers { size, flags, get }
     Descriptor {
         magic, struct_size, abi_major, abi_minor, flags, id, name, version, vendor, licence,
         reserved, init, deinit, device, get_extension,
@@ -94,6 +108,12 @@ values! {
     DROGHER_PARAM_RUNTIME DROGHER_PARAM_COMPAT DROGHER_PARAM_FLAGS
     DROGHER_PLUGIN_MAGIC DROGHER_ABI_MAJOR DROGHER_ABI_MINOR DROGHER_PLUGIN_ABORTS
     DROGHER_PLUGIN_EXPERIMENTAL DROGHER_PLUGIN_FLAGS
+    DROGHER_DMA_LOG_PAGE_MIN DROGHER_DMA_LOG_PAGE_MAX DROGHER_DMA_LOG_RANGES_MAX
+    DROGHER_DMA_LOG_SHARED DROGHER_DMA_LOG_FLAGS
+    DROGHER_PIN_ONLY DROGHER_PIN_FLAGS DROGHER_PIN_READ DROGHER_PIN_WRITE DROGHER_PIN_READ_WRITE
+    DROGHER_PIN_LEN_MAX DROGHER_PINS_MAX
+    DROGHER_TRACKER_NONE DROGHER_TRACKER_IOMMU DROGHER_TRACKER_DEVICE DROGHER_TRACKER_PINNED
+    DROGHER_TRACKER_FAULT DROGHER_TRACKER_ALL
 }
 
 pub fn c_name(rust: &str) -> &'static str {
@@ -146,24 +166,52 @@ fn lines() -> Vec<String> {
 /// flags too.
 fn may_grow(line: &str) -> bool {
     // Elements of arrays and parts of others cannot.
-    let fixed = ["sizeof drogher_str ", "sizeof drogher_key_value "];
-    (line.starts_with("sizeof ") && !fixed.iter().any(|fixed| line.starts_with(fixed)))
+    let fixed = ["str", "key_value", "gpa_range", "gpa_runs", "pinned"];
+    let fixed = fixed.map(|name| format!("sizeof drogher_{name} "));
+    (line.starts_with("sizeof ") && !fixed.iter().any(|fixed| line.starts_with(fixed.as_str())))
         || line.contains("DROGHER_ABI_MINOR")
         || line.split(' ').nth(1).is_some_and(|name| name.ends_with("_FLAGS"))
 }
 
+/// The layouts that plugins in the field were built with, the newest last.
+const VERSIONS: [&str; 2] = ["1.0", "1.1"];
+
+fn file(version: &str) -> PathBuf {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/header");
+    folder.join(format!("layout-{version}.txt"))
+}
+
+/// `DROGHER_BLESS_LAYOUT=1` writes that of the newest version; the others are history.
 #[test]
-fn version_1_0_still_holds() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/header/layout-1.0.txt");
+fn every_version_still_holds() {
     let now = lines();
     if std::env::var_os("DROGHER_BLESS_LAYOUT").is_some() {
-        std::fs::write(&path, now.join("\n") + "\n").expect("the layout can be written");
+        let newest = VERSIONS[VERSIONS.len() - 1];
+        std::fs::write(file(newest), now.join("\n") + "\n").expect("the layout can be written");
     }
-    let then = std::fs::read_to_string(&path).expect("the layout of version 1.0");
-    assert!(then.lines().count() > 100, "the layout of version 1.0 is empty");
+    for version in VERSIONS {
+        let then = std::fs::read_to_string(file(version)).expect("the layout of that version");
+        assert!(then.lines().count() > 100, "the layout of version {version} is empty");
+        holds(version, &then, &now);
+    }
+}
+
+/// Everything that is in the newest version's layout too: an addition has to be recorded there.
+#[test]
+fn the_newest_layout_is_complete() {
+    let newest = VERSIONS[VERSIONS.len() - 1];
+    let then = std::fs::read_to_string(file(newest)).expect("the layout");
+    for line in lines() {
+        let name = |line: &str| line.rsplit_once(' ').map(|(name, _)| name.to_owned());
+        let found = then.lines().any(|other| name(other) == name(&line));
+        assert!(found, "{line} is in no layout: DROGHER_BLESS_LAYOUT=1, or a new version");
+    }
+}
+
+fn holds(version: &str, then: &str, now: &[String]) {
     for line in then.lines() {
         if !may_grow(line) {
-            assert!(now.iter().any(|other| other == line), "changed since version 1.0: {line}");
+            assert!(now.iter().any(|other| other == line), "changed since {version}: {line}");
             continue;
         }
         let split = |line: &str| -> (String, i128) {
@@ -172,6 +220,6 @@ fn version_1_0_still_holds() {
         };
         let (name, value) = split(line);
         let grown = now.iter().map(|other| split(other)).find(|(other, _)| *other == name);
-        assert!(grown.is_some_and(|(_, now)| now >= value), "shrunk since version 1.0: {line}");
+        assert!(grown.is_some_and(|(_, now)| now >= value), "shrunk since {version}: {line}");
     }
 }

@@ -48,8 +48,8 @@
  * and PRE_COPY_P2P outside NDMA; elsewhere the host refuses them, whatever the plugin does, and counts
  * them as the plugin's fault.
  *
- * Extension ids of a plugin: drogher.migration/1, drogher.ndma/1, drogher.params/1; of the host:
- * drogher.dma/1. Reserved for later: drogher.dma-log/1, drogher.dma-pin/1, drogher.prefers/1,
+ * Extension ids of a plugin: drogher.migration/1, drogher.ndma/1, drogher.params/1, drogher.prefers/1;
+ * of the host: drogher.dma/1; of both: drogher.dma-log/1, drogher.dma-pin/1. Reserved for later:
  * drogher.net-port/1, drogher.inspect/1, and everything that begins with "drogher.". An extension that
  * must break gets a new number. Other makers' ids begin with a domain of theirs.
  */

@@ -1,6 +1,8 @@
 //! Making an instance.
 
-use super::{Control, Instance, InstanceConfig};
+use super::extensions::{self, Extensions};
+use super::line::{Control, Line};
+use super::{Instance, InstanceConfig};
 use crate::context::{Context, DeviceSide, HostServices, lock};
 use crate::device_info;
 use crate::instance_error::{Cause, InstanceError};
@@ -10,6 +12,7 @@ use crate::runner::Runner;
 use crate::{DeviceInfo, InfoError, Plugin, State, StateFormat, params};
 use drogher_iommu::Requester;
 use drogher_plugin_abi as abi;
+use drogher_tracking::Pins;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -18,10 +21,11 @@ struct Description {
     info: DeviceInfo,
     format: Option<StateFormat>,
     has_ndma: bool,
+    extensions: Extensions,
 }
 
 /// Why a new device is not taken.
-enum Refusal {
+pub(super) enum Refusal {
     Info(InfoError),
     Table(TableError),
     Call(&'static str, Failed),
@@ -63,6 +67,8 @@ impl Instance {
             ndma: false,
             reading: false,
             buffer: Vec::new(),
+            log: None,
+            words: Vec::new(),
         };
         let description = {
             // The interface serialises all `create` of one plugin.
@@ -86,15 +92,21 @@ impl Instance {
                 InstanceError::NotMade { instance: instance(), cause }
             })?
         };
-        let mut made = Instance {
+        let line = Line {
             name: name.clone(),
             plugin: plugin.clone(),
-            info: DeviceInfo::none(),
-            format: None,
-            has_ndma: false,
             deadlines,
             context,
             control: Mutex::new(control),
+        };
+        let mut made = Instance {
+            line: Arc::new(line),
+            info: DeviceInfo::none(),
+            format: None,
+            has_ndma: false,
+            log: None,
+            pins: Pins::None,
+            preference: None,
             seen: AtomicU32::new(State::Stop.number()),
         };
         // On an error `made` is dropped, which destroys the device.
@@ -103,6 +115,7 @@ impl Instance {
         made.info = description.info;
         made.format = description.format;
         made.has_ndma = description.has_ndma;
+        made.take_extensions(description.extensions);
         if let Some(cause) = made.context.broken() {
             return Err(InstanceError::NotMade { instance: name, cause });
         }
@@ -165,7 +178,9 @@ fn describe(device: &mut Device) -> Result<Description, Refusal> {
     if let Some(params) = &device.params {
         params::check_table(params).map_err(Refusal::Table)?;
     }
-    Ok(Description { info, format, has_ndma: device.ndma.is_some() })
+    let has_ndma = device.ndma.is_some();
+    let extensions = extensions::describe(device)?;
+    Ok(Description { info, format, has_ndma, extensions })
 }
 
 fn format(raw: &abi::Migration) -> Result<StateFormat, TableError> {

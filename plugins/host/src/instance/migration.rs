@@ -74,6 +74,9 @@ impl Instance {
             self.close();
         }
         self.alive()?;
+        if result.is_ok() && !now.runs() {
+            self.no_write_pins("set_state", now)?;
+        }
         result.map(|_| ())
     }
 

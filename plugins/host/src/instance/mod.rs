@@ -1,21 +1,26 @@
 //! One device of a plugin, behind a thread, a deadline and gates.
 
 mod create;
+mod extensions;
+mod line;
+mod log;
 mod migration;
+mod pins;
 mod registers;
 
-use crate::context::{Context, lock};
+use crate::context::lock;
 use crate::instance_error::{Cause, InstanceError};
-use crate::raw::{Device, Failed};
-use crate::runner::Runner;
 use crate::{DeviceInfo, ParamInfo, Plugin, State, StateFormat, Stats, params};
 use drogher_iommu::RequesterStats;
-use drogher_plugin_abi as abi;
+use drogher_tracking::{LogCaps, Pins, Preference};
+use line::{Control, Line};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
+pub use log::LogError;
 pub use migration::{PrecopyInfo, Read};
+pub use pins::Unmapping;
 
 /// How long a plugin may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,18 +48,6 @@ pub struct InstanceConfig {
     pub deadlines: Deadlines,
 }
 
-struct Control {
-    runner: Runner,
-    /// The runner locks it for each call; empty after destroy.
-    device: Arc<Mutex<Option<Device>>>,
-    state: State,
-    ndma: bool,
-    /// State data were read since STOP_COPY was entered.
-    reading: bool,
-    /// For state data: goes to the runner and comes back.
-    buffer: Vec<u8>,
-}
-
 /// One device. Any thread may call; calls wait for each other, at most the deadline. A device in
 /// ERROR refuses at once: the machine then gives the guest all ones. Dropping destroys it.
 ///
@@ -62,16 +55,23 @@ struct Control {
 /// RUNNING, RUNNING_P2P, PRE_COPY and PRE_COPY_P2P outside NDMA only. In all others, and in ERROR, the
 /// requester is revoked and drained before the call that led there returns.
 pub struct Instance {
-    name: String,
-    plugin: Plugin,
+    line: Arc<Line>,
     info: DeviceInfo,
     format: Option<StateFormat>,
     has_ndma: bool,
-    deadlines: Deadlines,
-    context: Arc<Context>,
-    control: Mutex<Control>,
+    log: Option<LogCaps>,
+    pins: Pins,
+    preference: Option<Preference>,
     /// Copy of the state, to be looked at without waiting.
     seen: AtomicU32,
+}
+
+impl std::ops::Deref for Instance {
+    type Target = Line;
+
+    fn deref(&self) -> &Line {
+        &self.line
+    }
 }
 
 impl std::fmt::Debug for Instance {
@@ -193,54 +193,10 @@ impl Instance {
         };
         let result = control.runner.call(self.deadlines.call, job);
         self.context.shut();
-        result.map_err(|_| self.give_up(self.deadlines.call))
-    }
-
-    /// Refuses a device whose thread is still in a late call: whatever became of it since, nothing
-    /// may be called for it.
-    fn not_given_up(&self, control: &Control) -> Result<(), InstanceError> {
-        if !control.runner.is_lost() {
-            return Ok(());
-        }
-        match self.context.broken() {
-            Some(cause) => Err(self.broken(cause)),
-            None => Err(InstanceError::Gone { instance: self.name.clone() }),
-        }
-    }
-
-    /// Enters, unless the device is in ERROR; asked again after the wait.
-    fn control(&self) -> Result<MutexGuard<'_, Control>, InstanceError> {
-        self.alive()?;
-        let control = lock(&self.control);
-        self.alive()?;
-        Ok(control)
-    }
-
-    fn alive(&self) -> Result<(), InstanceError> {
-        match self.context.broken() {
-            Some(cause) => Err(self.broken(cause)),
-            None => Ok(()),
-        }
-    }
-
-    fn broken(&self, cause: Arc<Cause>) -> InstanceError {
-        InstanceError::Broken { instance: self.name.clone(), cause }
-    }
-
-    fn give_up(&self, deadline: Duration) -> InstanceError {
-        self.plugin.set_stuck();
-        self.broken(self.context.give_up(deadline))
-    }
-
-    fn lied(&self, call: &'static str, what: String) -> InstanceError {
-        self.broken(self.context.break_down(Cause::Lied { call, what }))
-    }
-
-    /// Ends DMA and interrupts. If DMA stays in flight the device is in ERROR.
-    fn close(&self) {
-        if let Err(what) = self.context.close() {
-            self.context.break_down(Cause::DmaInFlight { what });
-        }
+        result.map_err(|_| self.give_up(self.deadlines.call))?;
+        // Not after a late call: that device may still use them.
+        self.give_back_pins();
+        Ok(())
     }
 
     fn enter_state(&self, control: &mut Control, state: State) {
@@ -248,39 +204,6 @@ impl Instance {
         control.reading &= control.state == state;
         control.state = state;
         self.seen.store(state.number(), Ordering::SeqCst);
-    }
-
-    /// One call into the plugin, or a few. A refusal leaves the device as it was; all else leads to
-    /// ERROR.
-    fn call<T: Send + 'static>(
-        &self,
-        control: &mut Control,
-        deadline: Duration,
-        job: impl FnOnce(&mut Device) -> Result<T, Failed> + Send + 'static,
-    ) -> Result<T, InstanceError> {
-        let slot = control.device.clone();
-        self.context.take_last_error();
-        let job = move || lock(&slot).as_mut().map(job);
-        let failed = match control.runner.call(deadline, job) {
-            Err(_) => return Err(self.give_up(deadline)),
-            Ok(None) => return Err(InstanceError::Gone { instance: self.name.clone() }),
-            Ok(Some(Ok(value))) => {
-                // A worker may have given up the device in the meantime.
-                return self.alive().map(|()| value);
-            }
-            Ok(Some(Err(failed))) => failed,
-        };
-        self.alive()?;
-        let call = self.context.calling();
-        let status = match failed {
-            Failed::Lie(what) => return Err(self.lied(call, what)),
-            Failed::Status(status) => status,
-        };
-        let text = self.context.take_last_error().unwrap_or_else(|| "(no reason given)".to_owned());
-        if status == abi::DROGHER_ERR_FATAL {
-            return Err(self.broken(self.context.break_down(Cause::Fatal { call, text })));
-        }
-        Err(InstanceError::Refused { instance: self.name.clone(), call, status, text })
     }
 }
 

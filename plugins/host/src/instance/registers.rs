@@ -139,7 +139,7 @@ impl Instance {
     }
 
     /// Resets the device to power-on contents: out of ERROR and NDMA, sessions dropped. It is in STOP
-    /// afterwards. Parameters stay.
+    /// afterwards. Parameters stay; its log ends.
     ///
     /// # Errors
     /// `Broken` if it is in ERROR because a call did not return, or the reset failed: then it is in
@@ -166,7 +166,10 @@ impl Instance {
             return Err(self.lied(call, format!("state {state} after it, not STOP")));
         }
         control.ndma = false;
+        // The plugin does not touch its bitmap any more.
+        control.log = None;
         self.enter_state(&mut control, State::Stop);
+        self.no_pins(call)?;
         self.alive()
     }
 }

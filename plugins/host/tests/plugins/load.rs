@@ -203,7 +203,7 @@ fn names_become_files() {
 fn a_descriptor_for_people() {
     let Some(built) = compile("c-counter/counter.c", "counter", &[]) else { return };
     let text = Plugin::inspect(&built.file).expect("reads").to_string();
-    for words in ["org.drogher.example.counter", "Apache-2.0 OR MIT", "interface: 1.0", "1.0.0"] {
+    for words in ["org.drogher.example.counter", "Apache-2.0 OR MIT", "interface: 1.1", "1.0.0"] {
         assert!(text.contains(words), "{text}");
     }
 }

@@ -6,5 +6,8 @@ mod counter;
 mod gates;
 mod lies;
 mod load;
+mod logs;
 mod migrate;
+mod pins;
 mod stuck;
+mod tracked;

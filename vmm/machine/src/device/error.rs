@@ -2,9 +2,13 @@
 
 use thiserror::Error;
 
+use drogher_tracking::SpaceError;
+
+use super::keys::KeyError;
 use super::stream::FrameError;
 use crate::io_thread::IoError;
 use crate::pci::{ConfigError, StateError, WindowFull};
+use crate::tracking::SpacesError;
 use crate::wiring::WiringError;
 
 /// An error of a plugin or its host, as a cause.
@@ -31,6 +35,50 @@ pub enum DeviceError {
         /// What it said.
         #[source]
         source: Fault,
+    },
+    /// What its source says of it to the VMM is unknown here.
+    #[error("{device}: {source}")]
+    Key {
+        /// The device.
+        device: String,
+        /// What.
+        source: KeyError,
+    },
+    /// Two devices are called the same.
+    #[error("{device}: the name {name:?} is taken by {other}; give each device another vm.name")]
+    Name {
+        /// The second device.
+        device: String,
+        /// The name.
+        name: String,
+        /// The first.
+        other: String,
+    },
+    /// Its address space cannot be had.
+    #[error("{device}: no address space")]
+    Space {
+        /// The device.
+        device: String,
+        /// Why not.
+        #[source]
+        source: SpacesError,
+    },
+    /// It is to enter NDMA early, and has none.
+    #[error("{device} has no NDMA, and cannot enter it early; leave it out of early NDMA")]
+    NoNdma {
+        /// The device.
+        device: String,
+    },
+    /// Tracking does not follow the device.
+    #[error("{device}: its tracking does not follow it {what}")]
+    Tracking {
+        /// The device.
+        device: String,
+        /// Where to.
+        what: &'static str,
+        /// Why not.
+        #[source]
+        source: SpaceError,
     },
     /// More devices than bus 0 has slots.
     #[error("{count} devices; bus 0 has room for {max}")]
@@ -178,6 +226,14 @@ pub enum DeviceError {
         /// Why not.
         #[source]
         source: Fault,
+    },
+    /// A name that is not exactly one device's.
+    #[error("{asked:?} is not one device; name one of: {known}")]
+    NotOne {
+        /// As asked for.
+        asked: String,
+        /// The labels that there are.
+        known: String,
     },
     /// There is no device of this index.
     #[error("There is no device {0}")]

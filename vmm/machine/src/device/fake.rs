@@ -5,12 +5,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use drogher_iommu::{Iova, Requester};
 use drogher_plugin_host::{
-    DeviceInfo, Doorbell, HostServices, PrecopyInfo, Read, Region, State, StateFormat,
+    DeviceInfo, Doorbell, HostServices, ParamInfo, ParamKind, PrecopyInfo, Read, Region, State,
+    StateFormat,
 };
 
 use super::endpoint::{Endpoint, PluginName, Shape};
 use super::error::{DeviceError, Fault};
-use super::set::Maker;
+use super::keys::DeviceKeys;
+use super::set::{Made, Maker};
 
 pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -27,6 +29,7 @@ struct Inner {
     loaded: Vec<u8>,
     doorbells: Vec<u32>,
     refuse: BTreeSet<&'static str>,
+    colour: String,
     /// Asked for when it is stopped, before the stop is done.
     last_irq: Option<u16>,
 }
@@ -253,8 +256,34 @@ impl Endpoint for Fake {
         Ok(())
     }
 
+    fn param_infos(&self) -> Vec<ParamInfo> {
+        vec![colour()]
+    }
+
+    fn set_param(&self, name: &str, value: &str) -> Result<(), Fault> {
+        let mut inner = self.allow("set")?;
+        if name != "colour" {
+            return Err(format!("no parameter {name}").into());
+        }
+        colour().check(value)?;
+        inner.colour = value.into();
+        Ok(())
+    }
+
     fn params(&self) -> Result<Vec<(String, String)>, Fault> {
-        Ok(vec![("colour".into(), "blue".into())])
+        Ok(vec![("colour".into(), self.inner().colour.clone())])
+    }
+}
+
+/// The one parameter.
+fn colour() -> ParamInfo {
+    ParamInfo {
+        name: "colour".into(),
+        kind: ParamKind::Text,
+        default: "blue".into(),
+        doc: "What it looks like".into(),
+        runtime: true,
+        compat: false,
     }
 }
 
@@ -311,7 +340,7 @@ pub fn makers(
     devices: &[Can],
     made: &Arc<Mutex<Vec<Arc<Fake>>>>,
     calls: &Arc<Mutex<Vec<String>>>,
-) -> Vec<Maker<'static>> {
+) -> Vec<Made<'static>> {
     let maker = |(number, &can): (usize, &Can)| -> Maker<'static> {
         let (made, calls) = (Arc::clone(made), Arc::clone(calls));
         Box::new(move |_, requester, services| {
@@ -325,6 +354,7 @@ pub fn makers(
                 loaded: Vec::new(),
                 doorbells: Vec::new(),
                 refuse: BTreeSet::new(),
+                colour: "blue".into(),
                 last_irq: None,
             };
             let fake = Arc::new(Fake {
@@ -339,5 +369,5 @@ pub fn makers(
             Ok::<Arc<dyn Endpoint>, DeviceError>(fake)
         })
     };
-    devices.iter().enumerate().map(maker).collect()
+    devices.iter().enumerate().map(|each| (DeviceKeys::default(), maker(each))).collect()
 }

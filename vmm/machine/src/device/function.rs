@@ -15,13 +15,16 @@ use super::endpoint::{Endpoint, Shape};
 use super::error::DeviceError;
 use super::gate::BusMaster;
 use super::irq::{Interrupts, MSIX_BAR, msix_bar_size};
+use super::keys::DeviceKeys;
 use super::life::Life;
 use super::mmio::{BarAccess, MmioMap};
+use super::tracked::Early;
 
 use crate::pci::msix::MsixCounts;
 use crate::pci::{
     BarKind, BarSpec, BarWindow, ConfigSpace, Effects, Function, Identity, MMIO_WINDOW,
 };
+use crate::tracking::Space;
 use crate::wiring::Wiring;
 
 /// Everything of a function that the guest can change in configuration space.
@@ -35,10 +38,13 @@ pub(super) struct Regs {
 pub struct PciDevice {
     slot: u8,
     label: String,
+    keys: DeviceKeys,
     pub(super) endpoint: Arc<dyn Endpoint>,
     pub(super) interrupts: Arc<Interrupts>,
     pub(super) doorbells: Doorbells,
     bus_master: BusMaster,
+    space: Arc<Space>,
+    pub(super) early: Early,
     map: Arc<MmioMap>,
     regs: Mutex<Regs>,
     life: Mutex<Life>,
@@ -49,9 +55,11 @@ pub struct PciDevice {
 pub(super) struct Parts {
     pub(super) slot: u8,
     pub(super) label: String,
+    pub(super) keys: DeviceKeys,
     pub(super) endpoint: Arc<dyn Endpoint>,
     pub(super) interrupts: Arc<Interrupts>,
     pub(super) bus_master: BusMaster,
+    pub(super) space: Arc<Space>,
     pub(super) map: Arc<MmioMap>,
 }
 
@@ -62,16 +70,19 @@ impl PciDevice {
         window: &mut BarWindow,
         wiring: &Arc<dyn Wiring>,
     ) -> Result<Arc<Self>, DeviceError> {
-        let Parts { slot, label, endpoint, interrupts, bus_master, map } = parts;
+        let Parts { slot, label, keys, endpoint, interrupts, bus_master, space, map } = parts;
         let (config, firmware) = describe(&label, endpoint.shape(), window)?;
         let doorbells = Doorbells::new(&label, &endpoint, wiring)?;
         let device = Arc::new_cyclic(|this| Self {
             slot,
             label,
+            keys,
             endpoint,
             interrupts,
             doorbells,
             bus_master,
+            space,
+            early: Early::default(),
             map,
             regs: Mutex::new(Regs { config, firmware }),
             life: Mutex::new(Life::default()),
@@ -84,6 +95,21 @@ impl PciDevice {
     /// How messages name it.
     pub fn label(&self) -> &str {
         &self.label
+    }
+
+    /// What the user calls it, if they do.
+    pub fn name(&self) -> Option<&str> {
+        self.keys.name.as_deref()
+    }
+
+    /// What the VMM was told of it.
+    pub fn keys(&self) -> &DeviceKeys {
+        &self.keys
+    }
+
+    /// The address space that it does DMA in.
+    pub fn space(&self) -> &Arc<Space> {
+        &self.space
     }
 
     /// Its requester id.

@@ -42,7 +42,9 @@ pub struct Life {
     permit: Option<Permit>,
     /// It is to run: true from `run` to `stop`, also if it has failed meanwhile.
     runs: bool,
-    ndma: bool,
+    pub(super) ndma: bool,
+    /// Its address space counts it as being in NDMA.
+    pub(super) counted: bool,
     session: Session,
     /// The destination has to be told that what it has is worthless.
     restart: bool,
@@ -53,7 +55,7 @@ pub struct Life {
 }
 
 impl PciDevice {
-    fn call<T>(&self, what: &str, result: Result<T, Fault>) -> Result<T, DeviceError> {
+    pub(super) fn call<T>(&self, what: &str, result: Result<T, Fault>) -> Result<T, DeviceError> {
         result.map_err(|source| DeviceError::Call {
             device: self.label().into(),
             what: what.into(),
@@ -74,7 +76,7 @@ impl PciDevice {
     }
 
     /// Refuses a device in ERROR.
-    fn alive(&self) -> Result<(), DeviceError> {
+    pub(super) fn alive(&self) -> Result<(), DeviceError> {
         match self.endpoint.failed() {
             None => Ok(()),
             Some(reason) => Err(DeviceError::Failed { device: self.label().into(), reason }),
@@ -109,10 +111,7 @@ impl PciDevice {
             State::StopCopy => self.go(State::Stop)?,
             _ => {}
         }
-        if life.ndma {
-            self.call("leaving NDMA", self.endpoint.set_ndma(false))?;
-            life.ndma = false;
-        }
+        self.leave_ndma(&mut life)?;
         if self.has_p2p() && matches!(self.endpoint.state(), State::Stop | State::PreCopyP2p) {
             self.go(State::RunningP2p)?;
         }
@@ -205,9 +204,7 @@ impl PciDevice {
         if mutant!("device-not-quiesced") || !self.shape().ndma || life.ndma || !running {
             return Ok(());
         }
-        self.call("entering NDMA", self.endpoint.set_ndma(true))?;
-        life.ndma = true;
-        Ok(())
+        self.enter_ndma(&mut life)
     }
 
     /// Second pass of a stop. On return the device does nothing, or is in ERROR, where it can do
@@ -378,13 +375,16 @@ impl PciDevice {
         self.reset_registers(assign);
         self.doorbells.forget();
         reset?;
+        // It is in STOP, and its NDMA has ended: it counts again before it runs.
         life.ndma = false;
+        self.count_out(&mut life)?;
         if life.runs {
             self.go(State::Running)?;
             if life.session == Session::PreCopy {
                 life.restart = life.sent > 0;
                 self.go(State::PreCopy)?;
             }
+            self.reenter_early(&mut life)?;
         }
         Ok(())
     }

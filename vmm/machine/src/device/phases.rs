@@ -61,6 +61,31 @@ impl DeviceSet {
         all(self.devices(), PciDevice::end_precopy)
     }
 
+    /// Puts the devices for which `chosen` holds in NDMA, while all else runs on.
+    ///
+    /// # Errors
+    /// The first device that cannot or refuses; [`leave_early`](Self::leave_early) takes back those
+    /// before it.
+    pub fn enter_early(&self, chosen: impl Fn(&PciDevice) -> bool) -> Result<(), DeviceError> {
+        let mut chosen = self.devices().iter().filter(|device| chosen(device));
+        chosen.try_for_each(|device| device.enter_early())
+    }
+
+    /// The migration was given up while the set runs: devices that stand early go on.
+    ///
+    /// # Errors
+    /// The first device that refuses; the others go on.
+    pub fn leave_early(&self) -> Result<(), DeviceError> {
+        all(self.devices(), PciDevice::leave_early)
+    }
+
+    /// A migration begins: forgets who has stood early in the last one.
+    pub fn forget_early(&self) {
+        for device in self.devices() {
+            device.forget_early();
+        }
+    }
+
     /// State bytes that all devices still have, by their own word.
     ///
     /// # Errors

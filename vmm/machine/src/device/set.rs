@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock, Weak};
 
-use drogher_iommu::{Domain, Requester, Rid};
+use drogher_iommu::{Requester, Rid};
 use drogher_migrate::{Blocker, DeviceConfig};
 use drogher_plugin_host::{Cause, HostServices, LogLevel, Plugin};
 use vm_device::DevicePio;
@@ -14,11 +14,13 @@ use super::error::DeviceError;
 use super::function::{Parts, PciDevice};
 use super::gate::BusMaster;
 use super::irq::Interrupts;
+use super::keys::DeviceKeys;
 use super::mmio::MmioMap;
 use super::plugin;
 use super::spec::DeviceSpec;
 use crate::layout::PCI_CONFIG_PORTS;
 use crate::pci::{BarWindow, Bus, ConfigPorts, Function, HostBridge, MMIO_WINDOW};
+use crate::tracking::Spaces;
 use crate::wiring::Wiring;
 
 /// Slots 1 to 31 are for devices.
@@ -29,6 +31,9 @@ pub type Maker<'a> = Box<
     dyn FnOnce(&str, Requester, Arc<dyn HostServices>) -> Result<Arc<dyn Endpoint>, DeviceError>
         + 'a,
 >;
+
+/// A device to be made, and what the VMM is told of it.
+pub type Made<'a> = (DeviceKeys, Maker<'a>);
 
 /// All devices of a machine. May be used from any thread; the functions of one side of a migration
 /// are meant for one thread at a time.
@@ -57,7 +62,7 @@ impl DeviceSet {
     pub fn new(
         specs: &[DeviceSpec],
         dirs: &[PathBuf],
-        domain: &Domain,
+        spaces: &Spaces,
         wiring: &Arc<dyn Wiring>,
     ) -> Result<Self, DeviceError> {
         let maker = |spec: &DeviceSpec| {
@@ -66,10 +71,10 @@ impl DeviceSet {
                 device: spec.name_or_path.clone(),
                 source: source.into(),
             })?;
-            Ok(plugin::maker(file, spec.params.clone()))
+            Ok((spec.keys.clone(), plugin::maker(file, spec.params.clone())))
         };
         let makers = specs.iter().map(maker).collect::<Result<_, _>>()?;
-        Self::with_makers(makers, domain, wiring)
+        Self::with_makers(makers, spaces, wiring)
     }
 
     /// Makes the devices that the source of a migration has described. Plugins are looked up in `dirs`
@@ -81,7 +86,7 @@ impl DeviceSet {
     pub fn for_configs(
         configs: &[DeviceConfig],
         dirs: &[PathBuf],
-        domain: &Domain,
+        spaces: &Spaces,
         wiring: &Arc<dyn Wiring>,
     ) -> Result<Self, DeviceError> {
         let maker = |config: &DeviceConfig| {
@@ -90,10 +95,13 @@ impl DeviceSet {
                 device: config.label(),
                 source: source.into(),
             })?;
-            Ok(plugin::maker(file, plugin::params_of(config)))
+            let keys = plugin::keys_of(config);
+            let keys =
+                keys.map_err(|source| DeviceError::Key { device: config.label(), source })?;
+            Ok((keys, plugin::maker(file, plugin::params_of(config))))
         };
         let makers = configs.iter().map(maker).collect::<Result<_, _>>()?;
-        Self::with_makers(makers, domain, wiring)
+        Self::with_makers(makers, spaces, wiring)
     }
 
     /// As [`new`](Self::new), for devices that are made some other way.
@@ -101,8 +109,8 @@ impl DeviceSet {
     /// # Errors
     /// The first device that cannot be had, by name.
     pub fn with_makers(
-        makers: Vec<Maker<'_>>,
-        domain: &Domain,
+        makers: Vec<Made<'_>>,
+        spaces: &Spaces,
         wiring: &Arc<dyn Wiring>,
     ) -> Result<Self, DeviceError> {
         let (count, max) = (makers.len(), MAX_DEVICES);
@@ -116,9 +124,15 @@ impl DeviceSet {
         // The slots are ours and all different.
         let _ = bus.insert(0, Arc::clone(&bridge) as Arc<dyn Function>);
         let mut window = BarWindow::new(MMIO_WINDOW);
-        let mut devices = Vec::with_capacity(count);
-        for (slot, make) in (1..).zip(makers) {
-            let device = build(slot, make, domain, wiring, &map, &mut window)?;
+        let mut devices: Vec<Arc<PciDevice>> = Vec::with_capacity(count);
+        for (slot, made) in (1..).zip(makers) {
+            let device = build(slot, made, spaces, wiring, &map, &mut window)?;
+            let named =
+                |other: &&Arc<PciDevice>| device.name().is_some() && other.name() == device.name();
+            if let (Some(name), Some(other)) = (device.name(), devices.iter().find(named)) {
+                let (device, other) = (device.label().to_owned(), other.label().to_owned());
+                return Err(DeviceError::Name { device, name: name.to_owned(), other });
+            }
             let _ = bus.insert(slot, Arc::clone(&device) as Arc<dyn Function>);
             devices.push(device);
         }
@@ -221,19 +235,24 @@ impl Drop for DeviceSet {
 
 fn build(
     slot: u8,
-    make: Maker<'_>,
-    domain: &Domain,
+    (keys, make): Made<'_>,
+    spaces: &Spaces,
     wiring: &Arc<dyn Wiring>,
     map: &Arc<MmioMap>,
     window: &mut BarWindow,
 ) -> Result<Arc<PciDevice>, DeviceError> {
     let rid = Rid(u16::from(slot) << 3);
-    let attached = BusMaster::attach(domain, rid);
+    let space = spaces.of(&keys, rid);
+    let space = space.map_err(|source| DeviceError::Space { device: rid.to_string(), source })?;
+    let attached = BusMaster::attach(space.domain(), rid);
     let (bus_master, requester) = attached
         .map_err(|source| DeviceError::Create { device: rid.to_string(), source: source.into() })?;
     let services = Arc::new(Services { name: rid.to_string(), interrupts: OnceLock::new() });
     let endpoint = make(&rid.to_string(), requester, Arc::clone(&services) as _)?;
-    let label = format!("{rid} {}", endpoint.shape().plugin.id);
+    let mut label = format!("{rid} {}", endpoint.shape().plugin.id);
+    if let Some(name) = &keys.name {
+        label = format!("{label} ({name})");
+    }
     let interrupts = Interrupts::new(Arc::clone(wiring), endpoint.shape().info.vectors);
     let interrupts = Arc::new(interrupts.map_err(|source| DeviceError::Wiring {
         device: label.clone(),
@@ -242,8 +261,11 @@ fn build(
     })?);
     // Set once, here; the device has been in STOP so far.
     let _ = services.interrupts.set(Arc::downgrade(&interrupts));
-    let parts = Parts { slot, label, endpoint, interrupts, bus_master, map: Arc::clone(map) };
-    PciDevice::new(parts, window, wiring)
+    let map = Arc::clone(map);
+    let parts = Parts { slot, label, keys, endpoint, interrupts, bus_master, space, map };
+    let device = PciDevice::new(parts, window, wiring)?;
+    device.attach_tracking()?;
+    Ok(device)
 }
 
 /// What an instance may ask of the machine.

@@ -32,6 +32,8 @@ impl<H: SourceHost> Session<'_, H> {
         let mut harvested = self.channel.now();
         self.send_dirty(true)?;
         self.end_round()?;
+        let begun = self.host.rounds_begin();
+        begun.map_err(Error::host(self.phase, "rounds_begin"))?;
 
         loop {
             self.round += 1;
