@@ -94,10 +94,11 @@ impl Workload {
         PageCount((self.tracking_pages(size) * size.pages()).min(ram.0)).max(self.pages())
     }
 
-    /// Writes, counting one that is longer than a page for each of its pages.
+    /// Writes, counting one that is longer than a page for each of its pages; one for each page
+    /// written at least, where nobody has counted.
     #[must_use]
     pub fn page_writes(&self) -> u64 {
-        self.accesses.max(self.bytes / PAGE_SIZE)
+        self.accesses.max(self.bytes / PAGE_SIZE).max(self.pages().0)
     }
 }
 

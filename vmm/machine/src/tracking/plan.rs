@@ -109,7 +109,7 @@ pub(super) fn plan(
 #[must_use]
 pub fn explain(subjects: &[Subject], wishes: &Wishes) -> Explanation {
     let policy = Operator::of(wishes).policy(subjects);
-    plan(subjects, &policy, super::measure::costs()).into()
+    plan(subjects, &policy, &super::measure::typical()).into()
 }
 
 /// Everything that stands against moving a machine away: its devices themselves, and their tracking.
