@@ -124,14 +124,14 @@ pub enum ChoiceError {
         allowed: &'static str,
     },
     /// The provider.
-    #[error("provider: {source}, or auto")]
+    #[error("The provider is none that there is (auto is one, too)")]
     Provider {
         /// What is wrong with it.
         #[from]
         source: UnknownProvider,
     },
     /// The page size.
-    #[error("page-size: {source}")]
+    #[error("The page-size is not possible")]
     PageSize {
         /// What is wrong with it.
         #[from]

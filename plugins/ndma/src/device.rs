@@ -13,6 +13,7 @@ use crate::ops::lock;
 use crate::params::Ways;
 use crate::regs::{self, CONTROL_RESET, DOORBELL, REGION_BYTES, Registers, Write};
 use crate::tracked::{Port, Tracked};
+use crate::window::Window;
 use crate::worker::{Shared, Worker};
 use crate::{format, params};
 
@@ -58,9 +59,15 @@ impl Ndma {
             self.shared.with(|inner| inner.regs.apply(write));
             return Ok(());
         }
-        let idle = self.shared.while_idle(|inner| inner.regs.apply(write));
+        let reset = matches!(write, Write::Control(value) if value & CONTROL_RESET != 0);
+        let idle = self.shared.while_idle(|inner| {
+            inner.regs.apply(write);
+            if reset {
+                inner.window = Window::default();
+            }
+        });
         idle.map_err(migrate::not_parked)?;
-        if matches!(write, Write::Control(value) if value & CONTROL_RESET != 0) {
+        if reset {
             lock(&self.shared.scratch).wipe();
         }
         Ok(())
@@ -71,7 +78,7 @@ impl Device for Ndma {
     const MIGRATION: Option<StateFormat> = Some(StateFormat {
         version: format::VERSION,
         min_reader: format::VERSION,
-        oldest_read: format::VERSION,
+        oldest_read: format::OLDEST_READ,
         p2p: true,
         pre_copy: true,
     });
@@ -94,6 +101,7 @@ impl Device for Ndma {
     fn reset(&mut self) -> Result<(), Failure> {
         let idle = self.shared.while_idle(|inner| {
             inner.regs = Registers::default();
+            inner.window = Window::default();
             inner.running = false;
             inner.ndma = false;
         });
@@ -110,13 +118,20 @@ impl Device for Ndma {
             return Err(Failure::invalid(format!("No region {region}")));
         }
         let scratch = lock(&self.shared.scratch).size();
-        self.shared.peek(|inner| inner.regs.read(offset, data, inner.is_busy(), scratch));
+        self.shared.peek(|inner| {
+            if !inner.window.read(offset, data) {
+                inner.regs.read(offset, data, inner.is_busy(), scratch);
+            }
+        });
         Ok(())
     }
 
     fn region_write(&mut self, region: u32, offset: u64, data: &[u8]) -> Result<(), Failure> {
         if region != REGION {
             return Err(Failure::invalid(format!("No region {region}")));
+        }
+        if self.shared.quietly(|inner| inner.window.write(offset, data)) {
+            return Ok(());
         }
         regs::decode_write(offset, data).map_or(Ok(()), |write| self.write(write))
     }

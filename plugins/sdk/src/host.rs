@@ -42,6 +42,8 @@ pub enum DmaErrorKind {
     Shutdown,
     /// Misaligned atomic operation or a range beyond 2^64.
     Invalid,
+    /// Too many threads do DMA, or another device takes no more for now: try the rest later.
+    Busy,
     /// Another status.
     Other(i32),
 }
@@ -65,6 +67,7 @@ impl fmt::Display for DmaError {
             DmaErrorKind::NotAllowed => write!(f, "DMA at IOVA {iova:#x} not allowed now"),
             DmaErrorKind::Shutdown => write!(f, "DMA at IOVA {iova:#x} after the device's end"),
             DmaErrorKind::Invalid => write!(f, "DMA at IOVA {iova:#x}: misaligned or too long"),
+            DmaErrorKind::Busy => write!(f, "DMA at IOVA {iova:#x}: busy after {done} bytes"),
             DmaErrorKind::Other(status) => write!(f, "DMA at IOVA {iova:#x}: status {status}"),
         }
     }
@@ -216,7 +219,7 @@ impl Host {
         })
     }
 
-    /// Writes guest memory.
+    /// Writes guest memory, or posts a write to another device.
     pub fn dma_write(&self, iova: u64, data: &[u8]) -> Result<(), DmaError> {
         self.dma(iova, |dma, ctx, requester, done| {
             let (from, len) = (data.as_ptr().cast(), data.len() as u64);
@@ -383,6 +386,7 @@ fn dma_kind(status: i32) -> Option<DmaErrorKind> {
         abi::DROGHER_ERR_PERM => DmaErrorKind::NotAllowed,
         abi::DROGHER_ERR_SHUTDOWN => DmaErrorKind::Shutdown,
         abi::DROGHER_ERR_INVAL => DmaErrorKind::Invalid,
+        abi::DROGHER_ERR_BUSY => DmaErrorKind::Busy,
         other => DmaErrorKind::Other(other),
     })
 }

@@ -30,7 +30,7 @@ pub enum Command {
     Status(ControlArgs),
     /// Ends a migration; the guest runs on at its source.
     Abort(ControlArgs),
-    /// Stops the vCPUs and devices until `resume`.
+    /// Stops the vCPUs until `resume`; devices finish what they were asked for.
     Pause(ControlArgs),
     /// Lets a paused guest go on.
     Resume(ControlArgs),
@@ -78,7 +78,7 @@ pub struct RunArgs {
     #[arg(long = "device", value_name = "NAME|FILE.so[,key=value]...", value_parser = device)]
     pub devices: Vec<String>,
     /// Listen here for `status`, `migrate` and the like.
-    #[arg(long, value_name = "SOCK")]
+    #[arg(long, value_name = "SOCK", value_parser = socket)]
     pub control: Option<PathBuf>,
     /// The file whose lock is the right to run this guest [default: one is made].
     #[arg(long, value_name = "FILE")]
@@ -220,7 +220,7 @@ pub struct ReceiveArgs {
     #[arg(long, value_name = "unix:PATH", value_parser = address)]
     pub listen: String,
     /// Listen here for `status`, `migrate` and the like.
-    #[arg(long, value_name = "SOCK")]
+    #[arg(long, value_name = "SOCK", value_parser = socket)]
     pub control: Option<PathBuf>,
     /// The guest's lease file [default: the one that the source names].
     #[arg(long, value_name = "FILE")]
@@ -258,7 +258,7 @@ pub enum TimeoutStrategy {
 #[derive(Debug, Args)]
 pub struct MigrateArgs {
     /// Control socket of the process that runs the guest.
-    #[arg(long, value_name = "SOCK")]
+    #[arg(long, value_name = "SOCK", value_parser = socket)]
     pub control: PathBuf,
     /// Where the destination listens.
     #[arg(long, value_name = "unix:PATH", value_parser = address)]
@@ -287,7 +287,7 @@ pub struct MigrateArgs {
 #[derive(Debug, Args)]
 pub struct ControlArgs {
     /// Control socket of the process.
-    #[arg(long, value_name = "SOCK")]
+    #[arg(long, value_name = "SOCK", value_parser = socket)]
     pub control: PathBuf,
     /// Print JSON.
     #[arg(long)]
@@ -309,7 +309,7 @@ pub enum PluginCommand {
 #[derive(Debug, Args)]
 pub struct DemoArgs {
     /// Guest RAM.
-    #[arg(long, value_name = "SIZE", value_parser = memory, default_value = "256M")]
+    #[arg(long, value_name = "SIZE", value_parser = demo_memory, default_value = "256M")]
     pub memory: String,
     /// Number of vCPUs.
     #[arg(long, value_name = "N", value_parser = cpus, default_value_t = 1)]
@@ -352,6 +352,19 @@ pub struct TrackersArgs {
 
 fn memory(text: &str) -> Result<String, ConfigError> {
     parse_memory(text).map(|_| text.to_owned())
+}
+
+/// The demo's guest works on 64 MiB.
+fn demo_memory(text: &str) -> Result<String, String> {
+    match parse_memory(text).map_err(|error| error.to_string())? {
+        bytes if bytes < 128 << 20 => Err("the demo needs at least 128M".to_owned()),
+        _ => Ok(text.to_owned()),
+    }
+}
+
+/// A path, with the `unix:` of an address or without.
+fn socket(text: &str) -> Result<PathBuf, std::convert::Infallible> {
+    Ok(text.strip_prefix("unix:").unwrap_or(text).into())
 }
 
 fn cpus(text: &str) -> Result<u8, ConfigError> {

@@ -65,6 +65,11 @@ fn main() -> ! {
 }
 
 fn execute(command: Command) -> anyhow::Result<u8> {
+    anyhow::ensure!(
+        cfg!(feature = "mutants") || std::env::var_os("DROGHER_MUTANT").is_none(),
+        "DROGHER_MUTANT is set, and this build has no mutants: \
+         use one that scripts/mutants has made, target/mutants/debug/drogher"
+    );
     signals::survive_file_limit()?;
     signals::die_with_parent()?;
     match command {

@@ -64,15 +64,18 @@ fn render(status: &Status) -> String {
     let migration = &status.migration;
     if migration.status != MigrationStatus::None {
         let phase = migration.drogher.phase.map(|phase| format!(", phase {phase}"));
-        text += &format!(
-            "migration  {:?}{}, round {}, {} MiB sent, {} MiB left, forecast {} ms\n",
-            migration.status,
-            phase.unwrap_or_default(),
-            migration.drogher.round,
-            migration.ram.transferred >> 20,
-            migration.ram.remaining >> 20,
-            migration.expected_downtime,
-        );
+        text += &format!("migration  {:?}{}", migration.status, phase.unwrap_or_default());
+        // The side that receives counts neither; the source's report has them.
+        if migration.ram.transferred > 0 {
+            text += &format!(
+                ", round {}, {} MiB sent, {} MiB left, forecast {} ms",
+                migration.drogher.round,
+                migration.ram.transferred >> 20,
+                migration.ram.remaining >> 20,
+                migration.expected_downtime,
+            );
+        }
+        text.push('\n');
         if let Some(error) = &migration.error_desc {
             text += &format!("           {error}\n");
         }

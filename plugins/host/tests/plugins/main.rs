@@ -8,6 +8,7 @@ mod lies;
 mod load;
 mod logs;
 mod migrate;
+mod peers;
 mod pins;
 mod stuck;
 mod tracked;

@@ -1,5 +1,7 @@
 //! What can go wrong with the set of devices.
 
+use std::time::Duration;
+
 use thiserror::Error;
 
 use drogher_tracking::SpaceError;
@@ -37,7 +39,7 @@ pub enum DeviceError {
         source: Fault,
     },
     /// What its source says of it to the VMM is unknown here.
-    #[error("{device}: {source}")]
+    #[error("Device {device}")]
     Key {
         /// The device.
         device: String,
@@ -61,7 +63,7 @@ pub enum DeviceError {
         device: String,
         /// Why not.
         #[source]
-        source: SpacesError,
+        source: Box<SpacesError>,
     },
     /// It is to enter NDMA early, and has none.
     #[error("{device} has no NDMA, and cannot enter it early; leave it out of early NDMA")]
@@ -226,6 +228,52 @@ pub enum DeviceError {
         /// Why not.
         #[source]
         source: Fault,
+    },
+    /// What other devices have sent to one did not arrive within the grace phase.
+    #[error(
+        "{device} has not got {writes} writes of other devices within {longest:?}; \
+         the guest goes on, try again, or reset the device"
+    )]
+    Grace {
+        /// The device that they are for.
+        device: String,
+        /// How many.
+        writes: usize,
+        /// Length of the phase.
+        longest: Duration,
+    },
+    /// A device is to be saved without what other devices have sent to it.
+    #[error("{device} stands, and has not got {writes} writes of other devices; let it run on")]
+    Undelivered {
+        /// The device that they are for.
+        device: String,
+        /// How many.
+        writes: usize,
+    },
+    /// A device was to write to itself.
+    #[error("{device} cannot be its own peer; name another device")]
+    OwnPeer {
+        /// The device.
+        device: String,
+    },
+    /// There is no thread to deliver to a device.
+    #[error("{device}: no thread for what other devices send to it")]
+    PeerThread {
+        /// The device.
+        device: String,
+        /// The operating system's answer.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A device is to write to one that there is not.
+    #[error("{device}: vm.peers names {name:?}; devices with a vm.name are: {known}")]
+    NoPeer {
+        /// The device.
+        device: String,
+        /// As given.
+        name: String,
+        /// The names that there are.
+        known: String,
     },
     /// A name that is not exactly one device's.
     #[error("{asked:?} is not one device; name one of: {known}")]

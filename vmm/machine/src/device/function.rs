@@ -5,15 +5,16 @@
 //! table's only, so a device that waits for its workers cannot wait for us.
 
 use std::ops::Range;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 use drogher_iommu::{RequesterStats, Rid};
 use drogher_plugin_host::State;
 
 use super::doorbell::Doorbells;
 use super::endpoint::{Endpoint, Shape};
-use super::error::DeviceError;
+use super::error::{DeviceError, Fault};
 use super::gate::BusMaster;
+use super::inbox::Inbox;
 use super::irq::{Interrupts, MSIX_BAR, msix_bar_size};
 use super::keys::DeviceKeys;
 use super::life::Life;
@@ -48,6 +49,8 @@ pub struct PciDevice {
     map: Arc<MmioMap>,
     regs: Mutex<Regs>,
     life: Mutex<Life>,
+    /// Writes of other devices; there is none if nobody may.
+    pub(super) inbox: OnceLock<Arc<Inbox>>,
     this: Weak<Self>,
 }
 
@@ -86,6 +89,7 @@ impl PciDevice {
             map,
             regs: Mutex::new(Regs { config, firmware }),
             life: Mutex::new(Life::default()),
+            inbox: OnceLock::new(),
             this: this.clone(),
         });
         device.power_on_registers();
@@ -95,6 +99,14 @@ impl PciDevice {
     /// How messages name it.
     pub fn label(&self) -> &str {
         &self.label
+    }
+
+    pub(super) fn slot(&self) -> u8 {
+        self.slot
+    }
+
+    pub(super) fn this(&self) -> Weak<Self> {
+        self.this.clone()
     }
 
     /// What the user calls it, if they do.
@@ -203,6 +215,16 @@ impl PciDevice {
                 self.map.replace(self.slot, &(this as Arc<dyn BarAccess>), bars);
             }
         }
+    }
+
+    /// A write to a BAR, of a CPU or of another device.
+    pub(super) fn write_bar(&self, bar: u8, offset: u64, data: &[u8]) -> Result<(), Fault> {
+        if bar == MSIX_BAR {
+            self.interrupts.write(offset, data);
+        } else if !self.doorbells.write(bar, offset, data.len()) {
+            self.endpoint.region_write(bar.into(), offset, data)?;
+        }
+        Ok(())
     }
 
     fn config_area(&self, offset: u16, len: usize) -> bool {
@@ -316,11 +338,7 @@ impl BarAccess for PciDevice {
     }
 
     fn bar_write(&self, bar: u8, offset: u64, data: &[u8]) {
-        if bar == MSIX_BAR {
-            self.interrupts.write(offset, data);
-        } else if !self.doorbells.write(bar, offset, data.len()) {
-            // A refused write is lost, as on the bus.
-            let _ = self.endpoint.region_write(bar.into(), offset, data);
-        }
+        // A refused write is lost, as on the bus.
+        let _ = self.write_bar(bar, offset, data);
     }
 }

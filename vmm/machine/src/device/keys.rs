@@ -43,7 +43,7 @@ pub enum KeyError {
         allowed: &'static str,
     },
     /// A value of tracking that there is not.
-    #[error("{key}={value}: {source}")]
+    #[error("{key}={value} is not possible")]
     Tracking {
         /// The key.
         key: &'static str,

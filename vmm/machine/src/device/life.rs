@@ -115,6 +115,7 @@ impl PciDevice {
         if self.has_p2p() && matches!(self.endpoint.state(), State::Stop | State::PreCopyP2p) {
             self.go(State::RunningP2p)?;
         }
+        self.peers_open();
         Ok(())
     }
 
@@ -123,6 +124,7 @@ impl PciDevice {
         let mut life = self.life();
         self.alive()?;
         self.go(State::Running)?;
+        self.peers_open();
         life.session = Session::None;
         self.doorbells.replay(self.endpoint.as_ref());
         Ok(())
@@ -211,6 +213,9 @@ impl PciDevice {
     /// nothing; its permit is given back. On an error it may still run, and keeps its permit.
     pub(super) fn to_stop(&self) -> Result<(), DeviceError> {
         let mut life = self.life();
+        if let Some(inbox) = self.inbox.get() {
+            inbox.hold();
+        }
         if !mutant!("device-not-quiesced") && self.endpoint.failed().is_none() {
             let stopped = match (life.session, self.endpoint.state()) {
                 (_, State::Stop | State::StopCopy | State::Resuming) => Ok(()),
@@ -371,22 +376,41 @@ impl PciDevice {
         if !matches!(life.session, Session::None | Session::PreCopy) {
             return Err(self.wrong_state("reset"));
         }
+        if let Some(inbox) = self.inbox.get() {
+            inbox.drop_all(!life.runs);
+        }
+        let reset = self.reset_and_run(&mut life, assign);
+        if reset.is_err() {
+            self.no_peers();
+        }
+        reset
+    }
+
+    fn reset_and_run(&self, life: &mut Life, assign: bool) -> Result<(), DeviceError> {
         let reset = self.call("reset", self.endpoint.reset());
         self.reset_registers(assign);
         self.doorbells.forget();
         reset?;
         // It is in STOP, and its NDMA has ended: it counts again before it runs.
         life.ndma = false;
-        self.count_out(&mut life)?;
+        self.count_out(life)?;
         if life.runs {
             self.go(State::Running)?;
+            self.peers_open();
             if life.session == Session::PreCopy {
                 life.restart = life.sent > 0;
                 self.go(State::PreCopy)?;
             }
-            self.reenter_early(&mut life)?;
+            self.reenter_early(life)?;
         }
         Ok(())
+    }
+
+    /// Writes of other devices go through, if it runs.
+    fn peers_open(&self) {
+        if let Some(inbox) = self.inbox.get().filter(|_| self.endpoint.state().runs()) {
+            inbox.open();
+        }
     }
 
     /// True while it holds a permit.

@@ -9,6 +9,7 @@
 //!        doorbell    --> ioeventfd, or an exit --> eventfd --> I/O thread --> Endpoint  doorbell
 //! device: irq(vector) --> Interrupts (table, masks, PBA) --> irqfd
 //!         DMA --> requester of the plugin host --> BusMaster gate --> second stage
+//!         a write that is not to memory --> Peers --> Inbox of another device (peer)
 //! ```
 //!
 //! What the host owns, and so saves ([`DeviceSet::save`]): configuration spaces, BARs, MSI-X tables
@@ -23,11 +24,13 @@ mod endpoint;
 mod error;
 mod function;
 mod gate;
+mod inbox;
 mod irq;
 mod keys;
 mod life;
 mod mmio;
 mod params;
+mod peer;
 mod phases;
 mod plugin;
 mod set;
@@ -40,6 +43,7 @@ pub use check::{check, trial};
 pub use endpoint::{Endpoint, PluginName, Shape, Tracking};
 pub use error::{DeviceError, Fault};
 pub use function::PciDevice;
+pub use inbox::PeerCounts;
 pub use irq::MSIX_BAR;
 pub use keys::{DeviceKeys, KeyError, MAIN_SPACE};
 pub use life::{Permit, StateRead};
@@ -57,6 +61,8 @@ pub(crate) mod fake;
 mod move_test;
 #[cfg(test)]
 mod ndma_test;
+#[cfg(test)]
+mod peer_ndma_test;
 #[cfg(test)]
 mod set_test;
 #[cfg(test)]

@@ -108,13 +108,15 @@ impl DeviceSet {
         self.device(index)?.precopy_read(buf)
     }
 
-    /// All devices to P2P, then all that can to NDMA. The vCPUs stand.
+    /// All devices to P2P; the grace phase, until what they have sent each other has arrived; then all
+    /// that can to NDMA. The vCPUs stand.
     ///
     /// # Errors
-    /// The first device that refuses; all were asked.
+    /// The first device that refuses, or has not got what was sent to it in time; all were asked.
     pub fn to_p2p_and_ndma(&self) -> Result<(), DeviceError> {
         let p2p = all(self.devices(), PciDevice::to_p2p);
-        p2p.and(all(self.devices(), PciDevice::to_ndma))
+        // While one of them may still write to others there is nothing to wait for.
+        p2p.and_then(|()| self.grace()).and(all(self.devices(), PciDevice::to_ndma))
     }
 
     /// All devices to STOP (STOP_COPY for those in pre-copy); permits are given back. When it returns
@@ -157,9 +159,12 @@ impl DeviceSet {
     /// Reads state of a stopped device, going on where pre-copy ended.
     ///
     /// # Errors
-    /// No such device, it is in ERROR, refuses, sends more than announced; a buffer without room.
+    /// No such device, it is in ERROR, refuses, sends more than announced, or lacks what others have
+    /// sent to it; a buffer without room.
     pub fn stop_copy_read(&self, index: usize, buf: &mut [u8]) -> Result<StateRead, DeviceError> {
-        self.device(index)?.stop_copy_read(buf)
+        let device = self.device(index)?;
+        device.undelivered()?;
+        device.stop_copy_read(buf)
     }
 
     /// Gives the whole state of a stopped device to `each`, read anew: the same bytes on both sides
@@ -228,11 +233,10 @@ impl DeviceSet {
         self.irqfds_on()?;
         let started = self.devices().iter().zip(permits);
         let started: Vec<_> = started.map(|(device, permit)| device.start_p2p(permit)).collect();
-        let running = self
-            .devices()
-            .iter()
-            .zip(started)
-            .map(|(device, started)| started.and_then(|()| device.start_running()));
+        let running = self.devices().iter().zip(started).map(|(device, started)| {
+            let started = started.and_then(|()| device.start_running());
+            started.inspect_err(|_| device.no_peers())
+        });
         let down: Vec<_> = running.filter_map(Result::err).collect();
         for error in &down {
             let error = error as &dyn std::error::Error;

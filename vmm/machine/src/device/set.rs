@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock, Weak};
 
 use drogher_iommu::{Requester, Rid};
 use drogher_migrate::{Blocker, DeviceConfig};
-use drogher_plugin_host::{Cause, HostServices, LogLevel, Plugin};
+use drogher_plugin_host::{Cause, HostServices, LogLevel, PeerWrite, Plugin};
 use vm_device::DevicePio;
 use vm_device::bus::{PioAddress, PioAddressOffset};
 
@@ -16,6 +16,7 @@ use super::gate::BusMaster;
 use super::irq::Interrupts;
 use super::keys::DeviceKeys;
 use super::mmio::MmioMap;
+use super::peer::Peers;
 use super::plugin;
 use super::spec::DeviceSpec;
 use crate::layout::PCI_CONFIG_PORTS;
@@ -42,6 +43,7 @@ pub struct DeviceSet {
     ports: Arc<ConfigPorts>,
     bridge: Arc<HostBridge>,
     map: Arc<MmioMap>,
+    peers: Arc<Peers>,
     wiring: Arc<dyn Wiring>,
 }
 
@@ -118,6 +120,7 @@ impl DeviceSet {
             return Err(DeviceError::TooMany { count, max });
         }
         let map = Arc::new(MmioMap::default());
+        let peers = Peers::new(Arc::clone(&map));
         let bus_error = |source| DeviceError::Config { device: "host bridge".into(), source };
         let bridge = Arc::new(HostBridge::new().map_err(bus_error)?);
         let mut bus = Bus::new();
@@ -126,7 +129,7 @@ impl DeviceSet {
         let mut window = BarWindow::new(MMIO_WINDOW);
         let mut devices: Vec<Arc<PciDevice>> = Vec::with_capacity(count);
         for (slot, made) in (1..).zip(makers) {
-            let device = build(slot, made, spaces, wiring, &map, &mut window)?;
+            let device = build(slot, made, spaces, wiring, &peers, &map, &mut window)?;
             let named =
                 |other: &&Arc<PciDevice>| device.name().is_some() && other.name() == device.name();
             if let (Some(name), Some(other)) = (device.name(), devices.iter().find(named)) {
@@ -144,7 +147,9 @@ impl DeviceSet {
         claimed.map_err(wiring_error("claim the configuration ports"))?;
         let claimed = wiring.claim_mmio(MMIO_WINDOW, Arc::clone(&map) as _);
         claimed.map_err(wiring_error("claim the MMIO window"))?;
-        Ok(Self { devices, ports, bridge, map, wiring: Arc::clone(wiring) })
+        let set = Self { devices, ports, bridge, map, peers, wiring: Arc::clone(wiring) };
+        set.allow_named()?;
+        Ok(set)
     }
 
     /// Number of devices. They are named by their index, in slot order.
@@ -185,6 +190,10 @@ impl DeviceSet {
         &self.map
     }
 
+    pub(super) fn peers(&self) -> &Peers {
+        &self.peers
+    }
+
     pub(super) fn bridge(&self) -> &HostBridge {
         &self.bridge
     }
@@ -200,7 +209,8 @@ impl DeviceSet {
     /// What stands against migrating this machine; empty if nothing does.
     #[must_use]
     pub fn blockers(&self) -> Vec<Blocker> {
-        self.devices.iter().flat_map(|device| device.blockers()).collect()
+        let each = self.devices.iter().flat_map(|device| device.blockers());
+        each.chain(self.peer_blockers()).collect()
     }
 
     /// Devices in ERROR: label and why. The VM lives on without them.
@@ -225,6 +235,7 @@ impl DeviceSet {
 
 impl Drop for DeviceSet {
     fn drop(&mut self) {
+        self.end_peers();
         if let Err(error) = self.wiring.release_mmio(MMIO_WINDOW.start) {
             tracing::debug!(error = &error as &dyn std::error::Error, "MMIO window not released");
         }
@@ -238,16 +249,25 @@ fn build(
     (keys, make): Made<'_>,
     spaces: &Spaces,
     wiring: &Arc<dyn Wiring>,
+    peers: &Arc<Peers>,
     map: &Arc<MmioMap>,
     window: &mut BarWindow,
 ) -> Result<Arc<PciDevice>, DeviceError> {
     let rid = Rid(u16::from(slot) << 3);
     let space = spaces.of(&keys, rid);
-    let space = space.map_err(|source| DeviceError::Space { device: rid.to_string(), source })?;
+    let space = space.map_err(|source| DeviceError::Space {
+        device: rid.to_string(),
+        source: Box::new(source),
+    })?;
     let attached = BusMaster::attach(space.domain(), rid);
     let (bus_master, requester) = attached
         .map_err(|source| DeviceError::Create { device: rid.to_string(), source: source.into() })?;
-    let services = Arc::new(Services { name: rid.to_string(), interrupts: OnceLock::new() });
+    let services = Arc::new(Services {
+        name: rid.to_string(),
+        slot,
+        interrupts: OnceLock::new(),
+        peers: Arc::downgrade(peers),
+    });
     let endpoint = make(&rid.to_string(), requester, Arc::clone(&services) as _)?;
     let mut label = format!("{rid} {}", endpoint.shape().plugin.id);
     if let Some(name) = &keys.name {
@@ -273,6 +293,9 @@ struct Services {
     name: String,
     /// Weak: a plugin thread that was given up must not keep the lines.
     interrupts: OnceLock<Weak<Interrupts>>,
+    slot: u8,
+    /// Weak, as above.
+    peers: Weak<Peers>,
 }
 
 impl HostServices for Services {
@@ -280,6 +303,11 @@ impl HostServices for Services {
         if let Some(interrupts) = self.interrupts.get().and_then(Weak::upgrade) {
             interrupts.trigger(vector);
         }
+    }
+
+    fn peer_write(&self, gpa: u64, data: &[u8]) -> PeerWrite {
+        let peers = self.peers.upgrade();
+        peers.map_or(PeerWrite::NotAPeer, |peers| peers.write(self.slot, gpa, data))
     }
 
     fn log(&self, level: LogLevel, text: &str) {

@@ -11,7 +11,7 @@ use vm_device::{DeviceMmio, DevicePio};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use super::error::DeviceError;
-pub use super::fake::{ALL, BELL, Can, Fake};
+pub use super::fake::{ALL, BELL, Can, Fake, LETTERS, letter_sum};
 use super::fake::{lock, makers};
 use super::life::Permit;
 use super::set::DeviceSet;
@@ -287,6 +287,10 @@ impl Rig {
 
     /// The same, with keys of the VMM, as on the command line, for the first of them.
     pub fn with_keys(devices: &[Can], keys: &[&str]) -> Self {
+        Self::try_with_keys(devices, keys).expect("good devices")
+    }
+
+    pub fn try_with_keys(devices: &[Can], keys: &[&str]) -> Result<Self, DeviceError> {
         let wiring = FakeWiring::new();
         let (memory, spaces) = spaces();
         let calls = Arc::new(Mutex::new(Vec::new()));
@@ -296,9 +300,9 @@ impl Rig {
             made.0 = format!("x,{text}").parse::<super::DeviceSpec>().expect("good keys").keys;
         }
         let as_wiring: Arc<dyn Wiring> = Arc::clone(&wiring) as _;
-        let set = DeviceSet::with_makers(makers, &spaces, &as_wiring).expect("good devices");
+        let set = DeviceSet::with_makers(makers, &spaces, &as_wiring)?;
         let fakes = std::mem::take(&mut *lock(&fakes));
-        Self { set, fakes, wiring, memory, calls, spaces }
+        Ok(Self { set, fakes, wiring, memory, calls, spaces })
     }
 
     /// Real plugins, made by `make` on a new machine.
@@ -325,6 +329,11 @@ impl Rig {
         let down = self.set.run(&mut |_| Ok(Box::new(Arc::clone(&lease)) as Permit));
         assert!(down.expect("permits are free").is_empty());
         lease
+    }
+
+    /// Runs the set, some of it in ERROR.
+    pub fn run_all_but_failed(&self) {
+        self.set.run(&mut |_| Ok(Box::new(()) as Permit)).expect("permits are free");
     }
 
     /// Calls into the fakes since the last time.

@@ -134,6 +134,7 @@ impl<H: SourceHost> Session<'_, H> {
                 dirty: dirty_rate,
                 sent: self.convergence.bandwidth(),
                 forecast: self.convergence.best(),
+                fixed: terms.fixed,
                 downtime: self.options.downtime,
             }),
         }
