@@ -6,6 +6,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use drogher_control::config::{ConfigError, Partial, check_cpus, parse_memory, parse_unix_address};
 use drogher_machine::device::DeviceSpec;
 use drogher_machine::tracking::{ProviderKind, Require, TrackingPageSize, Wish, Wishes};
+use drogher_trackers::{parse_rate, parse_size};
 
 /// A minimal KVM VMM whose guests, with devices that do DMA, migrate live between processes.
 #[derive(Debug, Parser)]
@@ -48,6 +49,8 @@ pub enum Command {
     Plugin(PluginCommand),
     /// Boots the probe guest under load and migrates it live, with explanations.
     Demo(DemoArgs),
+    /// Measures what each way of tracking DMA costs on this machine.
+    Trackers(Box<TrackersArgs>),
 }
 
 /// `drogher run`.
@@ -315,6 +318,35 @@ pub struct DemoArgs {
     /// Keep the folder with sockets and consoles.
     #[arg(long)]
     pub keep: bool,
+}
+
+/// `drogher trackers`.
+#[derive(Debug, Args)]
+pub struct TrackersArgs {
+    /// One cell in a few seconds, instead of twelve in a few minutes.
+    #[arg(long)]
+    pub quick: bool,
+    /// RAM to measure with [default: 64M].
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    pub memory: Option<u64>,
+    /// Memory that the device writes to [default: 256K,4M,48M].
+    #[arg(long, value_name = "SIZE,...", value_delimiter = ',', value_parser = parse_size)]
+    pub working_set: Vec<u64>,
+    /// Writes a second, of 1 KiB each [default: 1K/s,10K/s,50K/s,200K/s].
+    #[arg(long, value_name = "N/s,...", value_delimiter = ',', value_parser = parse_rate)]
+    pub rate: Vec<u64>,
+    /// Which providers [default: iommu,device,fault,pinned,all].
+    #[arg(long, value_name = "NAME,...", value_delimiter = ',')]
+    pub providers: Vec<ProviderKind>,
+    /// Tracking page sizes of those that have a choice [default: 4K,64K,2M].
+    #[arg(long, value_name = "SIZE,...", value_delimiter = ',')]
+    pub pages: Vec<TrackingPageSize>,
+    /// Write all figures here, as JSON.
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+    /// Write a report with plots here, as one HTML file.
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
 }
 
 // Checks of single values, so that a wrong one is an error of the command line.

@@ -15,6 +15,7 @@ mod receive;
 mod requests;
 mod run;
 mod signals;
+mod trackers;
 mod tracking;
 mod waiting;
 mod words;
@@ -85,5 +86,6 @@ fn execute(command: Command) -> anyhow::Result<u8> {
         Command::Params(command) => params::params(&command),
         Command::Plugin(PluginCommand::Info { file }) => plugin::info(&file),
         Command::Demo(args) => demo::demo(&args),
+        Command::Trackers(args) => trackers::trackers(&args),
     }
 }
