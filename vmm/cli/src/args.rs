@@ -34,6 +34,8 @@ pub enum Command {
     Pause(ControlArgs),
     /// Lets a paused guest go on.
     Resume(ControlArgs),
+    /// Presses the guest's power button, on which a guest that listens shuts itself down.
+    Powerdown(ControlArgs),
     /// Ends the guest and its process.
     Shutdown(ControlArgs),
     /// Shows which providers would track the DMA of a configuration, or of a guest that runs, what
@@ -59,7 +61,7 @@ pub struct RunArgs {
     /// TOML file with the same settings; flags win, devices add up.
     #[arg(long, value_name = "FILE.toml")]
     pub config: Option<PathBuf>,
-    /// An ELF file with a PVH entry, or `probe`, the guest that this binary carries [default: probe].
+    /// An ELF file with a PVH entry, a bzImage, or `probe`, the guest that this binary carries [default: probe].
     #[arg(long, value_name = "FILE|probe")]
     pub kernel: Option<String>,
     /// Initial RAM disk.
@@ -71,7 +73,7 @@ pub struct RunArgs {
     /// Guest RAM [default: 256M].
     #[arg(long, value_name = "SIZE", value_parser = memory)]
     pub memory: Option<String>,
-    /// Number of vCPUs, 1 to 4 [default: 1].
+    /// Number of vCPUs, 1 to 8 [default: 1].
     #[arg(long, value_name = "N", value_parser = cpus)]
     pub cpus: Option<u8>,
     /// A device: a plugin's name or file, and its parameters; may be given several times.

@@ -75,7 +75,8 @@ fn start(options: &Options, cpus: u8, line: &Line) -> Machine {
     config.console = line.plug();
     let machine = Machine::create(config).expect("a machine");
     let cmdline = options.to_string();
-    let kernel = Kernel { name: "probe", elf: drogher_probe::ELF, cmdline: &cmdline, initrd: None };
+    let kernel =
+        Kernel { name: "probe", image: drogher_probe::ELF, cmdline: &cmdline, initrd: None };
     machine.load_kernel(&kernel).expect("the probe loads");
     machine.unpark_io().expect("I/O goes on");
     machine.start(vec![(); cpus.into()]).expect("it starts");

@@ -329,6 +329,18 @@ impl Guest {
         Ok(())
     }
 
+    /// Presses the power button. A guest that does not listen does nothing.
+    ///
+    /// # Errors
+    /// It is in a switchover, or has ended.
+    pub fn press_power_button(&self) -> Result<(), GuestError> {
+        let run = self.lock();
+        if run.switching {
+            return Err(GuestError::Switching);
+        }
+        Ok(self.machine.press_power_button()?)
+    }
+
     /// Stops the vCPUs for a migration; returns whether the user had paused it. From now on the
     /// user's requests are refused.
     ///
