@@ -67,6 +67,33 @@ fn two_devices_move_in_one_space_and_in_two_by_every_provider() -> Result<()> {
 }
 
 #[test]
+fn logs_pins_and_raw_devices_that_log_lose_no_page() -> Result<()> {
+    if !kvm("logs_pins_and_raw_devices_that_log_lose_no_page") {
+        return Ok(());
+    }
+    // The second device, what covers it, and what its own tracker's reports are worth.
+    for (keys, provider, class) in [
+        ("log=on,vm.tracker=device", ProviderKind::Device, Class::Exact),
+        ("log=on,vm.iommu=off,vm.tracker=device", ProviderKind::Device, Class::Exact),
+        ("log=on,prefers=device,vm.space=other", ProviderKind::Device, Class::Exact),
+        ("pin=all,vm.space=other,vm.tracker=pinned", ProviderKind::Pinned, Class::Pinned),
+        ("pin=some,vm.space=other,vm.tracker=fault", ProviderKind::Fault, Class::Pinned),
+    ] {
+        let device = format!("ndma,vm.name=second,{keys}");
+        let status = moved(&["--device", &device], &["--downtime-ms", "2000"])?;
+        let second = &status.devices[1];
+        ensure!((second.provider, second.class) == (Some(provider), class), "{keys}: {second:?}");
+        let of_second = |device: &Option<String>| device.as_deref() == Some("00:02.0");
+        let trackers = || status.spaces.iter().flat_map(|space| &space.trackers);
+        let own = trackers().find(|tracker| of_second(&tracker.device));
+        ensure!(own.is_some_and(|tracker| tracker.pages > 0), "{keys}: {status:?}");
+        let told = !keys.contains("prefers") || second.reason.contains("the plugin prefers device");
+        ensure!(told, "{second:?}");
+    }
+    Ok(())
+}
+
+#[test]
 fn what_nothing_tracks_is_all_sent_and_said_to_be() -> Result<()> {
     if !kvm("what_nothing_tracks_is_all_sent_and_said_to_be") {
         return Ok(());
@@ -77,7 +104,7 @@ fn what_nothing_tracks_is_all_sent_and_said_to_be() -> Result<()> {
     ensure!(space.wide_pages >= 64 << 8, "{space:?}");
     ensure!(space.note.as_deref().is_some_and(|note| note.contains("degraded")), "{space:?}");
     // In a space of its own it widens nothing else.
-    let alone = ["--device", "ndma,vm.name=second,vm.space=other,vm.tracker=all"];
+    let alone = ["--device", "ndma,ndma=off,vm.name=second,vm.space=other,vm.tracker=all"];
     let status = moved(&alone, &["--downtime-ms", "2000"])?;
     let classes: Vec<_> = status.spaces.iter().map(|space| space.wide_pages > 0).collect();
     ensure!(classes == [false, true], "{status:?}");
@@ -148,7 +175,7 @@ fn trackers_are_switched_while_rounds_run_and_no_page_differs() -> Result<()> {
     let gate = place.path("gate");
     let hook = format!("source:forecast=wait:{}", gate.display());
     let env = [("DROGHER_TEST_HOOK", hook.as_str())];
-    let devices = ["--device", "ndma,vm.name=second,vm.space=other"];
+    let devices = ["--device", "ndma,log=on,vm.name=second,vm.space=other"];
     let mut source = place.run("a", LOAD, &devices, &env)?;
     source.progress(2)?;
     let mut destination = place.receive("b", &[], &[])?;
@@ -161,14 +188,16 @@ fn trackers_are_switched_while_rounds_run_and_no_page_differs() -> Result<()> {
     for (device, tracker) in [
         ("second", "iommu"),
         ("00:01.0", "fault"),
+        ("second", "device"),
         ("second", "all"),
+        ("second", "device"),
         ("second", "fault"),
         ("00:01.0", "iommu"),
     ] {
         switch(&source, &["--device", device, "--tracker", tracker, "--page", "16K"])?;
     }
     let refused = output(&["tracking", "--control", control(&source)?, "--tracker", "device"])?;
-    ensure!(!refused.status.success(), "it has no log");
+    ensure!(!refused.status.success(), "the first has no log");
     ensure!(text(&refused.stderr).contains("no-provider"), "{}", text(&refused.stderr));
     let active = source.status()?.vm.tracking.context("a status")?;
     let expected = [Some(ProviderKind::Iommu), Some(ProviderKind::Fault)];
@@ -254,6 +283,8 @@ fn explain_needs_no_guest_and_says_who_decided() -> Result<()> {
     let refused = ["--device", "ndma,vm.iommu=off,vm.name=raw", "--early-ndma", "x"];
     let (code, explanation) = explain(&refused)?;
     ensure!(code == Some(1) && explanation.refusals.len() == 2, "{explanation}");
+    let (_, explanation) = explain(&["--device", "ndma,ndma=off,vm.ndma=early"])?;
+    ensure!(explanation.to_string().contains("no-ndma (00:01.0"), "{explanation}");
     let human = output(&["explain", "--device", "ndma", "--tracker", "all"])?;
     let human = text(&human.stdout);
     ensure!(human.contains("all-mapped") && human.contains("degraded"), "{human}");

@@ -124,14 +124,14 @@ pub enum ChoiceError {
         allowed: &'static str,
     },
     /// The provider.
-    #[error("The provider is none that there is (auto is one, too)")]
+    #[error("provider: {source}, or auto")]
     Provider {
         /// What is wrong with it.
         #[from]
         source: UnknownProvider,
     },
     /// The page size.
-    #[error("The page-size is not possible")]
+    #[error("page-size: {source}")]
     PageSize {
         /// What is wrong with it.
         #[from]

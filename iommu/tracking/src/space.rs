@@ -269,9 +269,26 @@ impl TrackedSpace {
     /// `NoDevice`, `InNdma`, `NoNdma`. `AddressSpace`: an access is still in flight; then it does
     /// not count as being in NDMA.
     pub fn ndma_entered(&self, rid: Rid) -> Result<(), SpaceError> {
+        self.silent(rid, |members| members.may_enter_ndma(rid))
+    }
+
+    /// The device has stopped, be it that it has NDMA or not: from now on it counts as being in NDMA,
+    /// until [`Self::ndma_left`].
+    ///
+    /// # Errors
+    /// As of [`Self::ndma_entered`], but for `NoNdma`.
+    pub fn stopped(&self, rid: Rid) -> Result<(), SpaceError> {
+        self.silent(rid, |members| members.may_be_silent(rid))
+    }
+
+    fn silent(
+        &self,
+        rid: Rid,
+        may: impl FnOnce(&Members) -> Result<(), SpaceError>,
+    ) -> Result<(), SpaceError> {
         let mut state = self.lock();
         let State { members, running } = &mut *state;
-        members.may_enter_ndma(rid)?;
+        may(members)?;
         if let Some(running) = running {
             self.space.drain()?;
             if members.is_unlimited(rid) {

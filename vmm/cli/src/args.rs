@@ -118,6 +118,7 @@ impl TrackingArgs {
             page: self.tracking_page,
             require: self.require,
             early_ndma: self.early_ndma.clone(),
+            quirks: Vec::new(),
         }
     }
 }
@@ -339,9 +340,10 @@ fn cpus(text: &str) -> Result<u8, ConfigError> {
     check_cpus(text.parse().map_err(|_| ConfigError::Number(text.to_owned()))?)
 }
 
-fn device(text: &str) -> Result<String, ConfigError> {
-    text.parse::<DeviceSpec>()?;
-    Ok(text.to_owned())
+/// With the causes, which clap leaves out.
+fn device(text: &str) -> Result<String, String> {
+    let spec = text.parse::<DeviceSpec>();
+    spec.map(|_| text.to_owned()).map_err(|error| drogher_migrate::error::chain(&error))
 }
 
 fn wish(text: &str) -> Result<Wish, String> {

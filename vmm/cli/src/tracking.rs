@@ -63,7 +63,9 @@ fn space(space: &SpaceTracking) -> String {
 fn device(device: &DeviceTracking) -> String {
     let provider = device.provider.map_or("nothing", drogher_machine::tracking::ProviderKind::name);
     let early = match (device.stood_us, device.early_ndma) {
-        (Some(us), _) => format!(", in early NDMA for {}", progress::millis(us)),
+        (Some(us), _) => {
+            format!(", stood in early NDMA for {} (its own downtime)", progress::millis(us))
+        }
         (None, true) => ", to enter NDMA early".into(),
         (None, false) => String::new(),
     };

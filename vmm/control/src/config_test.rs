@@ -36,12 +36,16 @@ fn tracking_is_a_table_of_its_own_and_flags_win_field_by_field() {
     let whole: Partial =
         toml::from_str(&text.replace("64K", "4K").replace("'a'", "'a', 'b'")).unwrap();
     assert_eq!(tracking, whole.tracking);
+    let quirk = "[[tracking.quirks]]\nplugin = 'a'\nprovider = 'fault'\nreason = 'slow'";
+    let quirks = toml::from_str::<Partial>(quirk).unwrap().tracking.quirks;
+    assert_eq!((quirks.len(), quirks[0].reason.as_str()), (1, "slow"));
     for (wrong, word) in [("tracker = 'magic'", "magic"), ("page = '3K'", "3072"), ("x = 1", "x")] {
         let error = toml::from_str::<Partial>(&format!("[tracking]\n{wrong}")).unwrap_err();
         assert!(error.to_string().contains(word), "{error}");
     }
     let keys = Partial { devices: vec!["ndma,vm.spcae=a".into()], ..Partial::default() };
-    assert!(keys.complete().unwrap_err().to_string().contains("vm.space"));
+    let error = drogher_migrate::error::chain(&keys.complete().unwrap_err());
+    assert!(error.contains("vm.space"), "{error}");
 }
 
 #[test]

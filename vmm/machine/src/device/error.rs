@@ -44,7 +44,7 @@ pub enum DeviceError {
         /// The device.
         device: String,
         /// What.
-        source: KeyError,
+        source: Box<KeyError>,
     },
     /// Two devices are called the same.
     #[error("{device}: the name {name:?} is taken by {other}; give each device another vm.name")]
@@ -80,7 +80,7 @@ pub enum DeviceError {
         what: &'static str,
         /// Why not.
         #[source]
-        source: SpaceError,
+        source: Box<SpaceError>,
     },
     /// More devices than bus 0 has slots.
     #[error("{count} devices; bus 0 has room for {max}")]

@@ -43,7 +43,7 @@ pub enum KeyError {
         allowed: &'static str,
     },
     /// A value of tracking that there is not.
-    #[error("{key}={value} is not possible")]
+    #[error("{key}={value}: {source}")]
     Tracking {
         /// The key.
         key: &'static str,

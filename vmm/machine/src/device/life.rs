@@ -235,7 +235,7 @@ impl PciDevice {
         }
         life.permit = None;
         life.runs = false;
-        Ok(())
+        self.count_stopped(&mut life)
     }
 
     /// Reads the state of the stopped device, after what pre-copy gave.

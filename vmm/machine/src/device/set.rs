@@ -98,8 +98,10 @@ impl DeviceSet {
                 source: source.into(),
             })?;
             let keys = plugin::keys_of(config);
-            let keys =
-                keys.map_err(|source| DeviceError::Key { device: config.label(), source })?;
+            let keys = keys.map_err(|source| DeviceError::Key {
+                device: config.label(),
+                source: source.into(),
+            })?;
             Ok((keys, plugin::maker(file, plugin::params_of(config))))
         };
         let makers = configs.iter().map(maker).collect::<Result<_, _>>()?;
@@ -255,10 +257,8 @@ fn build(
 ) -> Result<Arc<PciDevice>, DeviceError> {
     let rid = Rid(u16::from(slot) << 3);
     let space = spaces.of(&keys, rid);
-    let space = space.map_err(|source| DeviceError::Space {
-        device: rid.to_string(),
-        source: Box::new(source),
-    })?;
+    let space = space
+        .map_err(|source| DeviceError::Space { device: rid.to_string(), source: source.into() })?;
     let attached = BusMaster::attach(space.domain(), rid);
     let (bus_master, requester) = attached
         .map_err(|source| DeviceError::Create { device: rid.to_string(), source: source.into() })?;

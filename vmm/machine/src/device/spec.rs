@@ -45,7 +45,7 @@ pub enum SpecError {
         key: String,
     },
     /// A key of the VMM that there is not, or with a value that it does not have.
-    #[error("Device {device:?}")]
+    #[error("Device {device:?}: {source}")]
     Key {
         /// The device's name or path.
         device: String,

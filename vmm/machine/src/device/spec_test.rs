@@ -25,6 +25,7 @@ fn keys_of_the_vmm_are_split_off() {
     let spec: DeviceSpec = "ndma,a=1,vm.name=nic,b=2,vm.space=x".parse().expect("good keys");
     assert_eq!(spec.params, [("a".into(), "1".into()), ("b".into(), "2".into())]);
     assert_eq!(spec.keys.to_string(), "vm.name=nic,vm.space=x");
-    let error = "ndma,vm.nmae=nic".parse::<DeviceSpec>().expect_err("a wrong key").to_string();
+    let error = "ndma,vm.nmae=nic".parse::<DeviceSpec>().expect_err("a wrong key");
+    let error = drogher_migrate::error::chain(&error);
     assert!(error.contains("ndma") && error.contains("vm.nmae") && error.contains("vm.name,"));
 }

@@ -59,7 +59,7 @@ impl PciDevice {
         what: &'static str,
     ) -> impl FnOnce(drogher_tracking::SpaceError) -> DeviceError + use<> {
         let device = self.label().to_owned();
-        move |source| DeviceError::Tracking { device, what, source }
+        move |source| DeviceError::Tracking { device, what, source: source.into() }
     }
 
     /// Tells the address space of it, before it does any DMA.
@@ -84,6 +84,17 @@ impl PciDevice {
         let entered = self.space().tracked().ndma_entered(self.rid());
         entered.map_err(self.tracking_error("into NDMA"))?;
         life.counted = true;
+        Ok(())
+    }
+
+    /// In STOP, or in ERROR: counted as one that dirties nothing any more, if it has not been. What it
+    /// could write to is then sent once, and not again in the last harvest.
+    pub(super) fn count_stopped(&self, life: &mut Life) -> Result<(), DeviceError> {
+        if !life.counted && !mutant!("ndma-not-counted") {
+            let stopped = self.space().tracked().stopped(self.rid());
+            stopped.map_err(self.tracking_error("into STOP"))?;
+            life.counted = true;
+        }
         Ok(())
     }
 

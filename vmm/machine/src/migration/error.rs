@@ -25,7 +25,7 @@ pub enum HostError {
     Device(#[from] DeviceError),
     /// The tracking of the devices' DMA.
     #[error(transparent)]
-    Tracking(#[from] TrackingError),
+    Tracking(Box<TrackingError>),
     /// The guest cannot be moved; every reason, one a line.
     #[error("This guest cannot be moved:\n{0}")]
     Blocked(BlockerList),
@@ -72,4 +72,10 @@ pub enum HostError {
         /// Which part.
         part: &'static str,
     },
+}
+
+impl From<TrackingError> for HostError {
+    fn from(error: TrackingError) -> Self {
+        Self::Tracking(Box::new(error))
+    }
 }

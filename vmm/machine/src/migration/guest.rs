@@ -35,7 +35,7 @@ pub enum GuestError {
     Lease(LeaseError),
     /// Its devices' tracking.
     #[error(transparent)]
-    Tracking(#[from] TrackingError),
+    Tracking(Box<TrackingError>),
     /// It cannot be moved; every reason, one a line.
     #[error("This guest cannot be moved:\n{0}")]
     Blocked(BlockerList),
@@ -56,6 +56,12 @@ pub enum GuestError {
     /// It is not paused.
     #[error("The guest is not paused")]
     NotPaused,
+}
+
+impl From<TrackingError> for GuestError {
+    fn from(error: TrackingError) -> Self {
+        Self::Tracking(Box::new(error))
+    }
 }
 
 #[derive(Debug, Default)]

@@ -30,7 +30,7 @@ pub enum TrackingError {
         space: String,
         /// What it says.
         #[source]
-        source: SpaceError,
+        source: Box<SpaceError>,
     },
     /// A device that is to enter or leave NDMA.
     #[error(transparent)]
@@ -80,10 +80,9 @@ impl TrackingControl {
         subjects: &[Subject],
         operator: &Operator,
     ) -> Result<Vec<Plan>, Vec<Refusal>> {
-        let policy = operator.policy(subjects);
         match self.measures {
-            true => plan::plan(subjects, &policy, measure::costs()),
-            false => plan::plan(subjects, &policy, &Costs::default()),
+            true => plan::plan(subjects, operator, measure::costs()),
+            false => plan::plan(subjects, operator, &Costs::default()),
         }
     }
 
@@ -305,7 +304,7 @@ const DEGRADED: &str = "degraded: no tracker; everything mapped is sent at every
 
 fn in_space(space: &Space) -> impl FnOnce(SpaceError) -> TrackingError + use<> {
     let space = space.label().to_owned();
-    move |source| TrackingError::Space { space, source }
+    move |source| TrackingError::Space { space, source: source.into() }
 }
 
 fn view(state: &State, devices: &DeviceSet) -> TrackingStatus {

@@ -310,6 +310,43 @@ fn trackers_are_switched_while_devices_write() {
 }
 
 #[test]
+fn a_quirk_decides_unless_the_operator_does() {
+    let quirk = |provider| drogher_tracking::Quirk {
+        plugin: "test.fake".into(),
+        iommu_model: Some(super::IOMMU_MODEL.into()),
+        provider,
+        page_size: None,
+        reason: "its D bits are slow".into(),
+    };
+    let quirks = |provider| Wishes { quirks: vec![quirk(provider)], ..Wishes::default() };
+    let bed = Bed::new(&[ALL, ALL], &["", "vm.tracker=all"]);
+    bed.control.set_wishes(&quirks(ProviderKind::Fault));
+    let status = bed.status();
+    let providers: Vec<_> = status.devices.iter().map(|device| device.provider).collect();
+    assert_eq!(providers, [Some(ProviderKind::Fault), Some(ProviderKind::All)]);
+    assert!(status.devices[0].reason.contains("its D bits are slow"));
+    bed.begin(&quirks(ProviderKind::Iommu));
+    assert_eq!(bed.status().devices[0].provider, Some(ProviderKind::Iommu), "the migration's own");
+    bed.end();
+}
+
+/// Caught mutant: `ndma-not-counted`.
+#[test]
+fn a_stopped_device_without_ndma_is_sent_widely_once() {
+    let bed = Bed::new(&[NO_NDMA], &["vm.tracker=all"]);
+    bed.begin(&Wishes::default());
+    bed.harvest();
+    assert!(bed.dma(0));
+    bed.rig.stop();
+    assert_eq!(bed.unlimited(), [0]);
+    assert_eq!(bed.harvest().len() as u64, PAGES, "the final harvest");
+    assert!(bed.harvest().is_empty(), "the last one");
+    bed.rig.run();
+    assert_eq!(bed.unlimited(), [1]);
+    bed.end();
+}
+
+#[test]
 fn one_space_records_in_one_way() {
     let bed = Bed::new(&[ALL, ALL], &["vm.tracker=iommu", "vm.tracker=fault"]);
     assert_eq!(codes(&bed.prepare(&Wishes::default()).unwrap_err()), [RefusalCode::Conflict]);

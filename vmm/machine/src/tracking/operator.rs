@@ -1,7 +1,9 @@
 //! What the operator says, and how it adds up: flags and files, a migration's own wishes, and changes
 //! while it runs.
 
-use drogher_tracking::{Choice, DeviceRule, EarlyNdma, Policy, TrackingPageSize, Wish};
+use drogher_tracking::{
+    Choice, DeviceRule, EarlyNdma, Policy, Quirk, Quirks, TrackingPageSize, Wish,
+};
 use serde::{Deserialize, Serialize};
 
 use super::plan::Subject;
@@ -36,18 +38,24 @@ pub struct Wishes {
     /// those that nothing tracks.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub early_ndma: Vec<String>,
+    /// What is known of plugins and IOMMU models, and consulted where the operator names no provider;
+    /// the first that fits counts.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub quirks: Vec<Quirk>,
 }
 
 impl Wishes {
     /// These, where `over` says nothing else; names add up.
     #[must_use]
-    pub fn overridden_by(mut self, over: Self) -> Self {
+    pub fn overridden_by(mut self, mut over: Self) -> Self {
         self.early_ndma.extend(over.early_ndma);
+        over.quirks.extend(self.quirks);
         Self {
             tracker: over.tracker.or(self.tracker),
             page: over.page.or(self.page),
             require: over.require.or(self.require),
             early_ndma: self.early_ndma,
+            quirks: over.quirks,
         }
     }
 
@@ -72,12 +80,17 @@ pub(super) struct Operator {
     global: Choice,
     /// The later, the stronger; one for each device that was named.
     rules: Vec<DeviceRule>,
+    quirks: Quirks,
 }
 
 impl Operator {
     /// What was said at the start.
     pub(super) fn of(wishes: &Wishes) -> Self {
-        let mut operator = Self { global: wishes.choice(), rules: Vec::new() };
+        let mut operator = Self {
+            global: wishes.choice(),
+            rules: Vec::new(),
+            quirks: Quirks(wishes.quirks.clone()),
+        };
         operator.early(wishes);
         operator
     }
@@ -111,6 +124,12 @@ impl Operator {
     pub(super) fn over(&mut self, wishes: &Wishes, devices: &[Subject]) {
         self.say_of_all(wishes.choice(), devices);
         self.early(wishes);
+        self.quirks.0.splice(0..0, wishes.quirks.iter().cloned());
+    }
+
+    /// The quirks, a migration's own before the others.
+    pub(super) fn quirks(&self) -> &Quirks {
+        &self.quirks
     }
 
     /// All of it, and what was said of each device when it was made, which is stronger than what was

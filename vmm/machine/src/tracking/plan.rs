@@ -7,8 +7,7 @@ use drogher_iommu_types::Rid;
 use drogher_migrate::{Blocker, BlockerCode};
 use drogher_tracking::planner::{self, SpaceDevices};
 use drogher_tracking::{
-    Choice, Costs, DeviceCaps, Dma, Explanation, Inputs, Plan, Policy, Quirks, Refusal,
-    RefusalCode, SpaceCaps,
+    Choice, Costs, DeviceCaps, Dma, Explanation, Inputs, Plan, Refusal, RefusalCode, SpaceCaps,
 };
 
 use super::operator::{Operator, Wishes};
@@ -86,7 +85,7 @@ fn labels(subjects: &[Subject]) -> Vec<&str> {
 /// A plan for each address space that has devices, in the order of [`used`].
 pub(super) fn plan(
     subjects: &[Subject],
-    policy: &Policy,
+    operator: &Operator,
     costs: &Costs,
 ) -> Result<Vec<Plan>, Vec<Refusal>> {
     let describe = |label: &str| -> SpaceDevices {
@@ -101,15 +100,14 @@ pub(super) fn plan(
         (caps, own.map(|subject| subject.caps.clone()).collect())
     };
     let spaces: Vec<_> = labels(subjects).into_iter().map(describe).collect();
-    let quirks = Quirks::default();
-    planner::plan(&spaces, Inputs { policy, quirks: &quirks, costs })
+    let policy = operator.policy(subjects);
+    planner::plan(&spaces, Inputs { policy: &policy, quirks: operator.quirks(), costs })
 }
 
 /// What would track devices that are not there yet, and why; see [`trial`](crate::device::trial).
 #[must_use]
 pub fn explain(subjects: &[Subject], wishes: &Wishes) -> Explanation {
-    let policy = Operator::of(wishes).policy(subjects);
-    plan(subjects, &policy, super::measure::costs()).into()
+    plan(subjects, &Operator::of(wishes), super::measure::costs()).into()
 }
 
 /// Everything that stands against moving a machine away: its devices themselves, and their tracking.

@@ -20,7 +20,7 @@ pub enum SpacesError {
         space: String,
         /// Why.
         #[source]
-        source: DomainError,
+        source: Box<DomainError>,
     },
     /// Its tracking.
     #[error("Address space {space} cannot be tracked")]
@@ -29,7 +29,7 @@ pub enum SpacesError {
         space: String,
         /// Why.
         #[source]
-        source: SpaceError,
+        source: Box<SpaceError>,
     },
 }
 
@@ -43,7 +43,10 @@ pub struct Space {
 
 impl Space {
     fn new(label: &str, memory: &Arc<dyn Memory>, ram: &[RamMap]) -> Result<Self, SpacesError> {
-        let failed = |source| SpacesError::Domain { space: label.into(), source };
+        let failed = |source: DomainError| SpacesError::Domain {
+            space: label.into(),
+            source: source.into(),
+        };
         let domain = Domain::new(Arc::clone(memory), DomainConfig::default()).map_err(failed)?;
         for map in ram {
             domain.map(map.gpa.clone(), map.oa, Perm::READ_WRITE).map_err(failed)?;
@@ -51,8 +54,10 @@ impl Space {
         let ranges: Vec<_> = ram.iter().map(|map| map.gpa.clone()).collect();
         let as_space: Arc<dyn AddressSpace> = Arc::new(domain.clone());
         let tracked = TrackedSpace::new(label, as_space, &ranges);
-        let tracked =
-            tracked.map_err(|source| SpacesError::Tracked { space: label.into(), source })?;
+        let tracked = tracked.map_err(|source| SpacesError::Tracked {
+            space: label.into(),
+            source: source.into(),
+        })?;
         Ok(Self { domain, tracked, counts: Counts::default() })
     }
 
