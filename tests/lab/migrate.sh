@@ -14,7 +14,7 @@ for hop in $(seq 1 "$hops"); do
     next=$!
     until [ -S /tmp/$hop.move ]; do kill -0 $next || { cat /tmp/$hop.log; die "no destination"; }; usleep 50000; done
     drogher migrate --control /tmp/$from.sock --to unix:/tmp/$hop.move --verify --json >/tmp/$hop.json 2>&1 ||
-        { tail -n 5 /tmp/$hop.json; cat /tmp/$from.log /tmp/$hop.log; tail $console; die "hop $hop"; }
+        { sed -n '/differing/p; /outcome/p' /tmp/$hop.json | cut -c1-300; cat /tmp/$from.log /tmp/$hop.log; tail $console; die "hop $hop"; }
     wait $pid || { cat /tmp/$from.log; die "the source of hop $hop ended with $?"; }
     pid=$next
     # It goes on: a beat after the move.
