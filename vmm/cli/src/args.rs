@@ -6,6 +6,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use drogher_control::config::{ConfigError, Partial, check_cpus, parse_memory, parse_unix_address};
 use drogher_machine::device::DeviceSpec;
 use drogher_machine::tracking::{ProviderKind, Require, TrackingPageSize, Wish, Wishes};
+use drogher_trackers::{parse_rate, parse_size};
 
 /// A minimal KVM VMM whose guests, with devices that do DMA, migrate live between processes.
 #[derive(Debug, Parser)]
@@ -33,6 +34,8 @@ pub enum Command {
     Pause(ControlArgs),
     /// Lets a paused guest go on.
     Resume(ControlArgs),
+    /// Presses the guest's power button, on which a guest that listens shuts itself down.
+    Powerdown(ControlArgs),
     /// Ends the guest and its process.
     Shutdown(ControlArgs),
     /// Shows which providers would track the DMA of a configuration, or of a guest that runs, what
@@ -48,6 +51,8 @@ pub enum Command {
     Plugin(PluginCommand),
     /// Boots the probe guest under load and migrates it live, with explanations.
     Demo(DemoArgs),
+    /// Measures what each way of tracking DMA costs on this machine.
+    Trackers(Box<TrackersArgs>),
 }
 
 /// `drogher run`.
@@ -56,7 +61,7 @@ pub struct RunArgs {
     /// TOML file with the same settings; flags win, devices add up.
     #[arg(long, value_name = "FILE.toml")]
     pub config: Option<PathBuf>,
-    /// An ELF file with a PVH entry, or `probe`, the guest that this binary carries [default: probe].
+    /// An ELF file with a PVH entry, a bzImage, or `probe`, the guest that this binary carries [default: probe].
     #[arg(long, value_name = "FILE|probe")]
     pub kernel: Option<String>,
     /// Initial RAM disk.
@@ -68,7 +73,7 @@ pub struct RunArgs {
     /// Guest RAM [default: 256M].
     #[arg(long, value_name = "SIZE", value_parser = memory)]
     pub memory: Option<String>,
-    /// Number of vCPUs, 1 to 4 [default: 1].
+    /// Number of vCPUs, 1 to 8 [default: 1].
     #[arg(long, value_name = "N", value_parser = cpus)]
     pub cpus: Option<u8>,
     /// A device: a plugin's name or file, and its parameters; may be given several times.
@@ -317,6 +322,35 @@ pub struct DemoArgs {
     pub keep: bool,
 }
 
+/// `drogher trackers`.
+#[derive(Debug, Args)]
+pub struct TrackersArgs {
+    /// One cell in a few seconds, instead of twelve in a few minutes.
+    #[arg(long)]
+    pub quick: bool,
+    /// RAM to measure with [default: 64M].
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    pub memory: Option<u64>,
+    /// Memory that the device writes to [default: 256K,4M,48M].
+    #[arg(long, value_name = "SIZE,...", value_delimiter = ',', value_parser = parse_size)]
+    pub working_set: Vec<u64>,
+    /// Writes a second, of 1 KiB each [default: 1K/s,10K/s,50K/s,200K/s].
+    #[arg(long, value_name = "N/s,...", value_delimiter = ',', value_parser = parse_rate)]
+    pub rate: Vec<u64>,
+    /// Which providers [default: iommu,device,fault,pinned,all].
+    #[arg(long, value_name = "NAME,...", value_delimiter = ',')]
+    pub providers: Vec<ProviderKind>,
+    /// Tracking page sizes of those that have a choice [default: 4K,64K,2M].
+    #[arg(long, value_name = "SIZE,...", value_delimiter = ',')]
+    pub pages: Vec<TrackingPageSize>,
+    /// Write all figures here, as JSON.
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+    /// Write a report with plots here, as one HTML file.
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
+}
+
 // Checks of single values, so that a wrong one is an error of the command line.
 
 fn memory(text: &str) -> Result<String, ConfigError> {
@@ -340,10 +374,9 @@ fn cpus(text: &str) -> Result<u8, ConfigError> {
     check_cpus(text.parse().map_err(|_| ConfigError::Number(text.to_owned()))?)
 }
 
-/// With the causes, which clap leaves out.
-fn device(text: &str) -> Result<String, String> {
-    let spec = text.parse::<DeviceSpec>();
-    spec.map(|_| text.to_owned()).map_err(|error| drogher_migrate::error::chain(&error))
+fn device(text: &str) -> Result<String, ConfigError> {
+    text.parse::<DeviceSpec>()?;
+    Ok(text.to_owned())
 }
 
 fn wish(text: &str) -> Result<Wish, String> {

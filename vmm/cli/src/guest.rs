@@ -11,6 +11,7 @@ use drogher_control::process::{Process, ProcessControl};
 use drogher_control::server::Server;
 use drogher_machine::console::ConsoleConfig;
 
+use crate::terminal::{self, Terminal};
 use crate::words;
 
 /// How long answers on the control socket may take to leave when the process ends.
@@ -51,19 +52,27 @@ pub fn lease_path(path: &Path) -> anyhow::Result<PathBuf> {
     Ok(path)
 }
 
-/// The machine's word for a console.
-pub fn console(console: &Console) -> ConsoleConfig {
+/// The machine's word for a console, and the terminal that it is on, if so. `stop` is set when the
+/// user ends the guest from there.
+pub fn console(
+    console: &Console,
+    stop: &Arc<AtomicBool>,
+) -> anyhow::Result<(ConsoleConfig, Option<Terminal>)> {
     match console {
-        Console::Stdio => ConsoleConfig::Stdio,
-        Console::File(path) => ConsoleConfig::File(path.clone()),
-        Console::None => ConsoleConfig::None,
+        Console::Stdio => terminal::console(stop),
+        Console::File(path) => Ok((ConsoleConfig::File(path.clone()), None)),
+        Console::None => Ok((ConsoleConfig::None, None)),
     }
 }
 
 /// Watches the guest until it ends or has moved away, says how on standard error, and returns the
-/// exit status.
-pub fn supervise(process: &Process, stop: &AtomicBool) -> u8 {
+/// exit status. Meanwhile the keys of its terminal are the guest's.
+pub fn supervise(process: &Process, stop: &AtomicBool, mut terminal: Option<Terminal>) -> u8 {
+    if let Some(terminal) = &mut terminal {
+        terminal.begin();
+    }
     let end = process.supervise(stop);
+    drop(terminal);
     words::say(&end.message);
     end.code
 }

@@ -15,6 +15,8 @@ mod receive;
 mod requests;
 mod run;
 mod signals;
+mod terminal;
+mod trackers;
 mod tracking;
 mod waiting;
 mod words;
@@ -79,11 +81,13 @@ fn execute(command: Command) -> anyhow::Result<u8> {
         Command::Abort(args) => requests::post(&args, "/v1/abort"),
         Command::Pause(args) => requests::post(&args, "/v1/pause"),
         Command::Resume(args) => requests::post(&args, "/v1/resume"),
+        Command::Powerdown(args) => requests::post(&args, "/v1/powerdown"),
         Command::Shutdown(args) => requests::post(&args, "/v1/shutdown"),
         Command::Explain(args) => explain::explain(*args),
         Command::Tracking(args) => tracking::tracking(&args),
         Command::Params(command) => params::params(&command),
         Command::Plugin(PluginCommand::Info { file }) => plugin::info(&file),
         Command::Demo(args) => demo::demo(&args),
+        Command::Trackers(args) => trackers::trackers(&args),
     }
 }

@@ -37,9 +37,11 @@ pub fn receive(args: &ReceiveArgs) -> anyhow::Result<u8> {
     let expected = expectations(args, &plugin_dirs)?;
     let lease = args.lease.as_deref().map(existing_lease).transpose()?;
     let stop = crate::signals::stop_flag()?;
+    let console = Console::from(args.console.as_str());
+    let (console, terminal) = guest::console(&console, &stop)?;
     let setup = DestinationSetup {
         plugin_dirs,
-        console: guest::console(&Console::from(args.console.as_str())).opened()?,
+        console: console.opened()?,
         lease: lease.clone(),
         expected,
     };
@@ -72,7 +74,7 @@ pub fn receive(args: &ReceiveArgs) -> anyhow::Result<u8> {
     if stop.swap(false, Ordering::AcqRel) {
         words::say("the signal came too late to send the guest back; one more shuts it down");
     }
-    Ok(guest::supervise(&process, &stop))
+    Ok(guest::supervise(&process, &stop, terminal))
 }
 
 /// Who may ask for an end while a guest arrives.

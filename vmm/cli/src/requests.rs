@@ -20,7 +20,7 @@ pub fn status(args: &ControlArgs) -> anyhow::Result<u8> {
     Ok(0)
 }
 
-/// A POST without a body: abort, pause, resume, shutdown.
+/// A POST without a body: abort, pause, resume, powerdown, shutdown.
 pub fn post(args: &ControlArgs, path: &str) -> anyhow::Result<u8> {
     let answer: serde_json::Value =
         Client::new(&args.control).post(path, &serde_json::json!({}))?;

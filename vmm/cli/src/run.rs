@@ -34,12 +34,13 @@ pub fn run(args: RunArgs) -> anyhow::Result<u8> {
     };
     let process = Process::starting();
     let _server = guest::serve(config.control.as_deref(), &process)?;
+    let (console, terminal) = guest::console(&config.console, &stop)?;
     let machine = Machine::create(MachineConfig {
         memory_bytes: config.memory_bytes,
         cpus: config.cpus,
         devices: Devices::Specs(config.devices.clone()),
         plugin_dirs: guest::plugin_dirs(&config.plugin_path)?,
-        console: guest::console(&config.console),
+        console,
         ram: None,
     })?;
     kernel.load(&machine, &config.cmdline)?;
@@ -57,7 +58,7 @@ pub fn run(args: RunArgs) -> anyhow::Result<u8> {
         return Err(error.into());
     }
     process.adopt(Arc::clone(&guest), lease);
-    Ok(guest::supervise(&process, &stop))
+    Ok(guest::supervise(&process, &stop, terminal))
 }
 
 /// Nothing ran under this lease: it is left as after a guest that has ended.
@@ -71,32 +72,32 @@ fn give_up(lease: HeldLease) {
 /// What to boot, in memory.
 struct KernelFiles {
     name: PathBuf,
-    elf: Option<Vec<u8>>,
+    image: Option<Vec<u8>>,
     initrd: Option<Vec<u8>>,
 }
 
 impl KernelFiles {
     fn read(config: &VmConfig) -> anyhow::Result<Self> {
-        let (name, elf) = match &config.kernel {
+        let (name, image) = match &config.kernel {
             Kernel::Probe => (Path::new("probe"), None),
             Kernel::File(path) => (path.as_path(), Some(boot::read_kernel(path)?)),
         };
         let read = |path: &PathBuf| boot::read_file("initrd", path, config.memory_bytes);
         let initrd = config.initrd.as_ref().map(read).transpose()?;
-        Ok(Self { name: name.to_owned(), elf, initrd })
+        Ok(Self { name: name.to_owned(), image, initrd })
     }
 
     fn load(&self, machine: &Machine, cmdline: &str) -> anyhow::Result<()> {
         // The probe counts time in TSC ticks, and not every CPU says how long one is.
         let khz = machine.model().tsc_khz();
-        let probe_line = if self.elf.is_none() && khz != 0 && !cmdline.contains("tsc_khz=") {
+        let probe_line = if self.image.is_none() && khz != 0 && !cmdline.contains("tsc_khz=") {
             format!("{cmdline} tsc_khz={khz}")
         } else {
             cmdline.to_owned()
         };
         machine.load_kernel(&boot::Kernel {
             name: &self.name.display().to_string(),
-            elf: self.elf.as_deref().unwrap_or(drogher_probe::ELF),
+            image: self.image.as_deref().unwrap_or(drogher_probe::ELF),
             cmdline: probe_line.trim(),
             initrd: self.initrd.as_deref(),
         })?;

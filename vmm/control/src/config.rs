@@ -23,7 +23,7 @@ pub const MEMORY_BYTES_MIN: u64 = 16 << 20;
 const FILE_BYTES_MAX: u64 = 1 << 20;
 
 /// Most vCPUs that a VM may have.
-pub const CPUS_MAX: u8 = 4;
+pub const CPUS_MAX: u8 = 8;
 
 /// What can be wrong with a configuration.
 #[derive(Debug, thiserror::Error)]
@@ -97,7 +97,7 @@ pub enum Kernel {
     /// The probe guest that this binary carries.
     #[default]
     Probe,
-    /// An ELF file with a PVH entry.
+    /// An ELF file with a PVH entry, or a bzImage.
     File(PathBuf),
 }
 

@@ -428,6 +428,10 @@ impl Control for ProcessControl {
         self.0.abort()
     }
 
+    fn powerdown(&self) -> Result<(), Refusal> {
+        Ok(self.0.guest()?.press_power_button()?)
+    }
+
     fn shutdown(&self) -> Result<(), Refusal> {
         self.0.engine.ask(Request::Shutdown)?;
         self.0.inner().shutdown = true;

@@ -3,7 +3,7 @@
 //! | request | answer |
 //! |---|---|
 //! | `GET /v1/status` | a [`Status`](crate::api::Status) |
-//! | `POST /v1/pause`, `/v1/resume`, `/v1/abort`, `/v1/shutdown` | `{"done": "..."}` |
+//! | `POST /v1/pause`, `/v1/resume`, `/v1/abort`, `/v1/powerdown`, `/v1/shutdown` | `{"done": "..."}` |
 //! | `GET /v1/tracking`; `PUT` with a [`TrackingRequest`] | a [`TrackingStatus`]; `{"done": "..."}` |
 //! | `POST /v1/explain` with [`Wishes`] | an [`Explanation`] |
 //! | `GET /v1/params`; `PUT` with a [`ParamRequest`] | a list of [`DeviceParams`]; `{"done": "..."}` |
@@ -60,6 +60,11 @@ pub trait Control: Send + Sync + 'static {
     /// # Errors
     /// With the reason.
     fn abort(&self) -> Result<(), Refusal>;
+    /// Presses the guest's power button.
+    ///
+    /// # Errors
+    /// With the reason.
+    fn powerdown(&self) -> Result<(), Refusal>;
     /// Ends guest and process.
     ///
     /// # Errors
@@ -207,6 +212,7 @@ fn serve(stream: &mut UnixStream, control: &dyn Control) -> Result<(), HttpError
         ("POST", "/v1/pause") => done(control.pause(), "paused"),
         ("POST", "/v1/resume") => done(control.resume(), "running"),
         ("POST", "/v1/abort") => done(control.abort(), "aborting"),
+        ("POST", "/v1/powerdown") => done(control.powerdown(), "power button pressed"),
         ("POST", "/v1/shutdown") => done(control.shutdown(), "shutting down"),
         ("GET", "/v1/tracking") => found(control.tracking()),
         ("PUT", "/v1/tracking") => {
@@ -224,8 +230,8 @@ fn serve(stream: &mut UnixStream, control: &dyn Control) -> Result<(), HttpError
         },
         (
             _,
-            "/v1/status" | "/v1/pause" | "/v1/resume" | "/v1/abort" | "/v1/shutdown"
-            | "/v1/migrate" | "/v1/explain" | "/v1/tracking" | "/v1/params",
+            "/v1/status" | "/v1/pause" | "/v1/resume" | "/v1/abort" | "/v1/powerdown"
+            | "/v1/shutdown" | "/v1/migrate" | "/v1/explain" | "/v1/tracking" | "/v1/params",
         ) => {
             let ways = "use GET for status, GET or PUT for tracking and params, POST for the rest";
             (405, json!({"error": ways}))

@@ -48,6 +48,10 @@ impl Control for Fake {
     fn abort(&self) -> Result<(), Refusal> {
         Err(Refusal("nothing to abort".into()))
     }
+    fn powerdown(&self) -> Result<(), Refusal> {
+        self.note("powerdown");
+        Ok(())
+    }
     fn shutdown(&self) -> Result<(), Refusal> {
         self.note("shutdown");
         Ok(())

@@ -2,9 +2,9 @@
 
 use kvm_bindings::{
     KVM_CAP_ADJUST_CLOCK, KVM_CAP_EXCEPTION_PAYLOAD, KVM_CAP_IMMEDIATE_EXIT,
-    KVM_CAP_IOEVENTFD_ANY_LENGTH, KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, KVM_CAP_PMU_CAPABILITY,
-    KVM_CAP_SREGS2, KVM_CAP_VCPU_ATTRIBUTES, KVM_CAP_X86_TRIPLE_FAULT_EVENT, KVM_CAP_XSAVE2,
-    KVM_PMU_CAP_DISABLE,
+    KVM_CAP_IOEVENTFD_ANY_LENGTH, KVM_CAP_KVMCLOCK_CTRL, KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2,
+    KVM_CAP_PMU_CAPABILITY, KVM_CAP_SREGS2, KVM_CAP_VCPU_ATTRIBUTES,
+    KVM_CAP_X86_TRIPLE_FAULT_EVENT, KVM_CAP_XSAVE2, KVM_PMU_CAP_DISABLE,
 };
 use kvm_ioctls::{Cap, Kvm, VmFd};
 
@@ -28,6 +28,8 @@ pub struct Caps {
     pub exception_payload: bool,
     /// vcpu_events can carry a pending triple fault.
     pub triple_fault_event: bool,
+    /// A guest can be told that it stood still.
+    pub kvmclock_ctrl: bool,
     /// Performance counters can be switched off.
     pub pmu_off: bool,
     /// An ioeventfd of any width is possible.
@@ -82,6 +84,7 @@ impl Caps {
             vcpu_attributes: number(KVM_CAP_VCPU_ATTRIBUTES) > 0,
             exception_payload: number(KVM_CAP_EXCEPTION_PAYLOAD) > 0,
             triple_fault_event: number(KVM_CAP_X86_TRIPLE_FAULT_EVENT) > 0,
+            kvmclock_ctrl: number(KVM_CAP_KVMCLOCK_CTRL) > 0,
             pmu_off: number(KVM_CAP_PMU_CAPABILITY) & KVM_PMU_CAP_DISABLE != 0,
             ioeventfd_any_length: number(KVM_CAP_IOEVENTFD_ANY_LENGTH) > 0,
             tsc_deadline: vm.check_extension(Cap::TscDeadlineTimer),

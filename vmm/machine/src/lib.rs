@@ -8,6 +8,7 @@
 #[cfg(test)]
 extern crate self as drogher_machine;
 
+pub mod acpi;
 pub mod boot;
 pub mod bus;
 pub mod caps;

@@ -33,11 +33,12 @@ use crate::{clock, irqchip};
 use zerocopy::IntoBytes;
 
 /// Most vCPUs of a machine.
-pub const MAX_CPUS: u8 = 4;
+pub const MAX_CPUS: u8 = 8;
 /// How long the console's backlog may take when the machine goes.
 const FLUSH: Duration = Duration::from_secs(1);
-/// Bytes reserved for saved state: more than any host's extended state needs.
-const STATE_BYTES: usize = 64 << 10;
+/// Bytes reserved for the saved state of each vCPU, and of the rest: more than any host's extended state
+/// needs.
+const STATE_BYTES: usize = 16 << 10;
 
 /// Which devices a machine has.
 #[derive(Debug)]
@@ -257,6 +258,12 @@ impl Machine {
         &self.model
     }
 
+    /// vCPU number `id`.
+    #[cfg(test)]
+    pub(crate) fn vcpu(&self, id: usize) -> &Vcpu {
+        self.vcpus.get(id).expect("a vCPU")
+    }
+
     /// Number of vCPUs.
     #[must_use]
     pub fn cpus(&self) -> u8 {
@@ -287,9 +294,9 @@ impl Machine {
     /// # Errors
     /// The kernel cannot be started, or vCPU 0 is not parked.
     pub fn load_kernel(&self, kernel: &Kernel<'_>) -> Result<(), MachineError> {
-        let entry = boot::load(&self.ram, kernel)?;
+        let entry = boot::load(&self.ram, kernel, self.cpus())?;
         if let Some(first) = self.vcpus.first() {
-            setup::pvh_entry(&first.inner()?.fd, entry.rip, entry.start_info)?;
+            setup::enter(&first.inner()?.fd, &entry)?;
         }
         Ok(())
     }
@@ -366,7 +373,7 @@ impl Machine {
     /// does not allocate for it.
     #[must_use]
     pub fn state_buffer(&self) -> Vec<u8> {
-        Vec::with_capacity(STATE_BYTES)
+        Vec::with_capacity(STATE_BYTES * (self.vcpus.len() + 1))
     }
 
     /// Saves vCPUs, interrupt controllers, clock and platform devices into `out` (emptied
@@ -409,6 +416,17 @@ impl Machine {
             saved.load(inner, &time)?;
         }
         self.platform.load(&platform)
+    }
+
+    /// Presses the guest's power button. What it does then is the guest's affair.
+    ///
+    /// # Errors
+    /// The machine is held still, or the kernel refuses.
+    pub fn press_power_button(&self) -> Result<(), MachineError> {
+        self.platform.press_power_button().map_err(|source| MachineError::Platform {
+            what: "power button",
+            source: Box::new(source),
+        })
     }
 
     /// The oldest thing that the guest did that concerns its owner, waiting at most `timeout`.

@@ -1,12 +1,15 @@
-//! What a machine has besides vCPUs and PCI devices: serial console, CMOS clock, interval timer.
+//! What a machine has besides vCPUs and PCI devices: serial console, CMOS clock, interval timer, power
+//! button.
 //!
-//! Two of them act without a vCPU: the timer ticks in the kernel, and KVM injects the console's
-//! interrupt from a work queue. While the machine is held still neither does, so the interrupt
+//! Three of them act without a vCPU: the timer ticks in the kernel, and KVM injects the console's and
+//! the button's interrupt from a work queue. While the machine is held still neither does, so the interrupt
 //! controllers can be read in peace, and are the same however often they are read.
 
+use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use kvm_bindings::kvm_pit_state2;
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 use zerocopy::IntoBytes;
 
 use crate::cmos::Cmos;
@@ -21,7 +24,7 @@ use crate::wiring::Wiring;
 
 #[derive(Default)]
 struct State {
-    /// The console's irqfd is on, the timer ticks.
+    /// The irqfds are on, the timer ticks.
     runs: bool,
     /// The timer's state while it does not tick, unless it has never run.
     pit: Option<kvm_pit_state2>,
@@ -31,6 +34,7 @@ struct State {
 pub(crate) struct Platform {
     com1: Arc<Com1>,
     cmos: Arc<Cmos>,
+    button: EventFd,
     state: Mutex<State>,
     vm: Arc<Vm>,
 }
@@ -57,7 +61,8 @@ impl Platform {
         let cmos = Arc::new(Cmos::default());
         let ports = layout::CMOS_PORT..layout::CMOS_PORT + 2;
         vm.claim_pio(ports, Arc::clone(&cmos) as _).map_err(failed("CMOS clock"))?;
-        Ok(Self { com1, cmos, state: Mutex::default(), vm: Arc::clone(vm) })
+        let button = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).map_err(failed("power button"))?;
+        Ok(Self { com1, cmos, button, state: Mutex::default(), vm: Arc::clone(vm) })
     }
 
     // Plain values, whole at any time: a panic elsewhere cannot have torn them.
@@ -74,17 +79,34 @@ impl Platform {
         self.vm.fd().set_pit2(pit).map_err(refused("set the interval timer"))
     }
 
-    /// Stops the timer and takes the console's irqfd off. On return every interrupt of the two is
+    /// Interrupts without a vCPU: eventfd, GSI, and what they are called.
+    fn lines(&self) -> [(&EventFd, u32, &'static str); 2] {
+        [
+            (self.com1.interrupt(), layout::COM1_GSI, "serial console"),
+            (&self.button, layout::BUTTON_GSI, "power button"),
+        ]
+    }
+
+    /// Raises the power button's interrupt. Its line is edge triggered, and has no state.
+    pub(crate) fn press_power_button(&self) -> io::Result<()> {
+        // Under the lock: what is counted while the line is off would be forgotten.
+        if !self.state().runs {
+            return Err(io::Error::other("the machine is held still"));
+        }
+        self.button.write(1)
+    }
+
+    /// Stops the timer and takes the irqfds off. On return every interrupt of theirs is
     /// in the interrupt controllers. vCPUs and I/O thread are parked. Idempotent.
     pub(crate) fn hold(&self) -> Result<(), VmError> {
         let mut state = self.state();
         if !state.runs {
             return Ok(());
         }
-        self.vm
-            .fd()
-            .unregister_irqfd(self.com1.interrupt(), layout::COM1_GSI)
-            .map_err(refused("unbind the serial console's interrupt"))?;
+        for (line, gsi, name) in self.lines() {
+            let refused = refused(format!("unbind the interrupt of the {name}"));
+            self.vm.fd().unregister_irqfd(line, gsi).map_err(refused)?;
+        }
         state.runs = false;
         let pit = self.vm.fd().get_pit2().map_err(refused("get the interval timer"))?;
         state.pit = Some(pit);
@@ -102,13 +124,13 @@ impl Platform {
         if state.runs {
             return Ok(());
         }
-        self.vm
-            .fd()
-            .register_irqfd(self.com1.interrupt(), layout::COM1_GSI)
-            .map_err(refused("bind the serial console's interrupt"))?;
+        for (line, gsi, name) in self.lines() {
+            let refused = refused(format!("bind the interrupt of the {name}"));
+            self.vm.fd().register_irqfd(line, gsi).map_err(refused)?;
+            // KVM has taken notice of what was counted, but not taken it out.
+            let _ = line.read();
+        }
         state.runs = true;
-        // KVM has taken notice of what was counted, but not taken it out.
-        let _ = self.com1.interrupt().read();
         state.pit.take().map_or(Ok(()), |pit| self.set_pit(&pit))
     }
 

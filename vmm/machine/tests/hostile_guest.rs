@@ -25,7 +25,7 @@ fn with_devices(code: &[u8]) -> Machine {
     config.devices = Devices::Specs(vec![DeviceSpec::new("ndma"), DeviceSpec::new("ndma")]);
     config.plugin_dirs = plugin_dirs();
     let machine = Machine::create(config).expect("a machine");
-    let kernel = Kernel { name: "test", elf: &elf(code), cmdline: "", initrd: None };
+    let kernel = Kernel { name: "test", image: &elf(code), cmdline: "", initrd: None };
     machine.load_kernel(&kernel).expect("the kernel loads");
     machine.unpark_io().expect("I/O goes on");
     let down = machine.devices().run(&mut |_| Ok(Box::new(()))).expect("permits are free");

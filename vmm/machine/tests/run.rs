@@ -190,7 +190,7 @@ fn four_vcpus_stop_though_three_were_never_started_by_the_guest() {
     let machine = Machine::create(MachineConfig::new(16 << 20, 4)).expect("four vCPUs");
     let elf = common::elf(asm::SPIN);
     let kernel =
-        drogher_machine::boot::Kernel { name: "spin", elf: &elf, cmdline: "", initrd: None };
+        drogher_machine::boot::Kernel { name: "spin", image: &elf, cmdline: "", initrd: None };
     machine.load_kernel(&kernel).expect("it loads");
     let permits = Permits::default();
     machine.start(permits.give(4)).expect("they start");

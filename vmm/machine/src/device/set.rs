@@ -19,8 +19,8 @@ use super::mmio::MmioMap;
 use super::peer::Peers;
 use super::plugin;
 use super::spec::DeviceSpec;
-use crate::layout::PCI_CONFIG_PORTS;
-use crate::pci::{BarWindow, Bus, ConfigPorts, Function, HostBridge, MMIO_WINDOW};
+use crate::layout::{ECAM, PCI_CONFIG_PORTS};
+use crate::pci::{BarWindow, Bus, ConfigPorts, Ecam, Function, HostBridge, MMIO_WINDOW};
 use crate::tracking::Spaces;
 use crate::wiring::Wiring;
 
@@ -147,6 +147,8 @@ impl DeviceSet {
         let claimed =
             wiring.claim_pio(PCI_CONFIG_PORTS, Arc::new(PortsUntilGone(Arc::downgrade(&ports))));
         claimed.map_err(wiring_error("claim the configuration ports"))?;
+        let claimed = wiring.claim_mmio(ECAM, Arc::new(Ecam::new(Arc::downgrade(&ports))));
+        claimed.map_err(wiring_error("claim the configuration space"))?;
         let claimed = wiring.claim_mmio(MMIO_WINDOW, Arc::clone(&map) as _);
         claimed.map_err(wiring_error("claim the MMIO window"))?;
         let set = Self { devices, ports, bridge, map, peers, wiring: Arc::clone(wiring) };
@@ -238,8 +240,10 @@ impl DeviceSet {
 impl Drop for DeviceSet {
     fn drop(&mut self) {
         self.end_peers();
-        if let Err(error) = self.wiring.release_mmio(MMIO_WINDOW.start) {
-            tracing::debug!(error = &error as &dyn std::error::Error, "MMIO window not released");
+        for base in [MMIO_WINDOW.start, ECAM.start] {
+            if let Err(error) = self.wiring.release_mmio(base) {
+                tracing::debug!(error = &error as &dyn std::error::Error, "range not released");
+            }
         }
         // The bus may outlive the set, and must not keep the devices.
         self.map.clear();

@@ -26,6 +26,6 @@ fn keys_of_the_vmm_are_split_off() {
     assert_eq!(spec.params, [("a".into(), "1".into()), ("b".into(), "2".into())]);
     assert_eq!(spec.keys.to_string(), "vm.name=nic,vm.space=x");
     let error = "ndma,vm.nmae=nic".parse::<DeviceSpec>().expect_err("a wrong key");
-    let error = drogher_migrate::error::chain(&error);
+    let error = error.to_string();
     assert!(error.contains("ndma") && error.contains("vm.nmae") && error.contains("vm.name,"));
 }

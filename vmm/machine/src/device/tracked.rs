@@ -1,10 +1,10 @@
 //! A device and its address space: what tracking is told of it, and of its NDMA.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use drogher_iommu_types::mutant;
-use drogher_tracking::Device;
+use drogher_tracking::{Device, PinBoard};
 
 use super::error::DeviceError;
 use super::function::PciDevice;
@@ -52,6 +52,11 @@ impl PciDevice {
     /// What tracking has to know of it.
     pub fn subject(&self) -> Subject {
         Subject::new(self.rid(), self.keys(), self.shape(), self.endpoint.tracking())
+    }
+
+    /// What it pins on, if it pins.
+    pub(crate) fn pin_board(&self) -> Option<Arc<PinBoard>> {
+        self.endpoint.tracking().pin_board
     }
 
     fn tracking_error(

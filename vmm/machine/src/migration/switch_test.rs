@@ -52,7 +52,7 @@ fn side(can: Can, ram: Option<Arc<GuestRam>>, port: &Arc<TestPort>) -> Side {
 
 impl Side {
     fn boot(&self, code: &[u8]) {
-        let kernel = Kernel { name: "test", elf: &elf(code), cmdline: "", initrd: None };
+        let kernel = Kernel { name: "test", image: &elf(code), cmdline: "", initrd: None };
         self.guest.machine().load_kernel(&kernel).expect("the kernel loads");
         self.guest.start(&self.lease.permits(), false).expect("it starts");
     }

@@ -1,158 +1,132 @@
-//! What the recorders of this build cost on this host: a short measurement, made once, when it is
-//! first asked for.
+//! What providers cost on this host for what the devices do now: unit costs, measured once a process
+//! when they are first asked for, times a sample of the devices' DMA.
 
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant};
+use std::thread;
+use std::time::Duration;
 
-use drogher_iommu::{Domain, DomainConfig, HeapMemory, Iova, Memory, Oa, Perm, Requester};
-use drogher_iommu_types::{DirtyBitmap, Gpa, PAGE_SIZE, Rid};
-use drogher_tracking::planner;
-use drogher_tracking::{
-    Choice, Costs, Device, DeviceCaps, Dma, Inputs, Measured, Pins, Policy, ProviderKind, Quirks,
-    SpaceCaps, TrackedSpace, TrackingPageSize,
-};
+use drogher_iommu_types::{PAGE_SIZE, PageCount};
+use drogher_trackers::{Pinned, UnitCosts, Workload, predict};
+use drogher_tracking::{Costs, Measured};
 
-/// Pages of the memory that is measured with: 4 MiB.
-const PAGES: u64 = 1024;
-/// Every so many pages one is written to.
-const STRIDE: u64 = 4;
-/// Rounds of which the quickest counts: what disturbs makes slower, never quicker.
-const ROUNDS: u32 = 5;
+use super::spaces::Space;
+use crate::device::DeviceSet;
 
-/// What is measured. A log and pins are a plugin's, which has its own word for their costs.
-const CASES: [(ProviderKind, TrackingPageSize); 5] = [
-    (ProviderKind::Iommu, TrackingPageSize::K4),
-    (ProviderKind::Iommu, TrackingPageSize::K64),
-    (ProviderKind::Fault, TrackingPageSize::K4),
-    (ProviderKind::Fault, TrackingPageSize::K64),
-    (ProviderKind::All, TrackingPageSize::K4),
-];
+/// How long devices are sampled.
+const SAMPLE: Duration = Duration::from_millis(5);
 
-/// The costs, of a round in which a quarter of 4 MiB is written. Takes a few milliseconds the first
-/// time; what cannot be measured is left out.
-pub(super) fn costs() -> &'static Costs {
-    static COSTS: OnceLock<Costs> = OnceLock::new();
-    COSTS.get_or_init(|| {
-        let measured = CASES.into_iter().filter_map(|(kind, size)| measure(kind, size));
-        Costs { measured: measured.collect() }
-    })
-}
+/// RAM of a machine that is not there yet: 256 MiB.
+const RAM: PageCount = PageCount(1 << 16);
 
-/// A device and its address space, over memory of their own.
-struct Bench {
-    memory: Arc<HeapMemory>,
-    requester: Requester,
-    space: TrackedSpace,
-    caps: DeviceCaps,
-}
+/// Pages written in a round by devices that are not there yet, and that lie apart.
+const WRITTEN: u64 = 256;
 
-fn span() -> std::ops::Range<Gpa> {
-    Gpa(0)..Gpa(PAGES * PAGE_SIZE)
-}
-
-impl Bench {
-    fn new() -> Option<Self> {
-        let memory = Arc::new(HeapMemory::new(PAGES * PAGE_SIZE));
-        let domain = Domain::new(Arc::clone(&memory) as _, DomainConfig::default()).ok()?;
-        domain.map(span(), Oa(0), Perm::READ_WRITE).ok()?;
-        let rid = Rid(8);
-        let requester = domain.attach(rid).ok()?;
-        let space = TrackedSpace::new("measured", Arc::new(domain), &[span()]).ok()?;
-        let caps = DeviceCaps {
-            rid,
-            label: "measured".into(),
-            plugin: "measured".into(),
-            version: String::new(),
-            dma: Dma::ThroughIommu,
-            log: None,
-            pins: Pins::None,
-            ndma: false,
-            migratable: true,
-            preference: None,
-        };
-        space.attach(Device::new(caps.clone())).ok()?;
-        Some(Self { memory, requester, space, caps })
-    }
-
-    /// One round's writes.
-    fn dma(&self) -> Duration {
-        let begin = Instant::now();
-        for page in (0..PAGES).step_by(usize::try_from(STRIDE).unwrap_or(1)) {
-            // All of it is mapped.
-            let _ = self.requester.write(Iova(page * PAGE_SIZE), &[1; 64]);
+/// `None` if nothing could be measured: then the planner goes by its order.
+fn unit() -> Option<&'static UnitCosts> {
+    static UNIT: OnceLock<Option<UnitCosts>> = OnceLock::new();
+    let measured = UNIT.get_or_init(|| match UnitCosts::measure() {
+        Ok(unit) => Some(unit),
+        Err(error) => {
+            tracing::warn!("What tracking costs here could not be measured: {error}");
+            None
         }
-        begin.elapsed()
-    }
+    });
+    measured.as_ref()
+}
 
-    /// Starts to track by `kind`.
-    fn start(&self, kind: ProviderKind, page_size: TrackingPageSize) -> Option<()> {
-        let choice =
-            Choice { provider: Some(kind.into()), page_size: Some(page_size), ..Choice::default() };
-        let policy = Policy { global: choice, devices: Vec::new() };
-        let space = SpaceCaps {
-            label: "measured".into(),
-            iommu_model: String::new(),
-            d_bits: true,
-            write_fault: true,
+/// The costs of a round for devices that are not there, or cannot be sampled.
+pub(super) fn typical() -> Costs {
+    unit().map_or_else(Costs::default, |unit| predict(unit, &load(), RAM))
+}
+
+/// Some hundred pages, here and there.
+fn load() -> Workload {
+    Workload {
+        accesses: WRITTEN,
+        bytes: WRITTEN * PAGE_SIZE,
+        written: (0..WRITTEN).map(|page| page * 64..page * 64 + 1).collect(),
+        pinned: None,
+    }
+}
+
+/// The costs of a round as long as a sample, of all `spaces` together, for what `devices` do now.
+/// Takes some ms for each, and must not be called while one is tracked or is about to be.
+pub(super) fn now(devices: &DeviceSet, spaces: &[Arc<Space>]) -> Costs {
+    let Some(unit) = unit() else { return Costs::default() };
+    let mut all = Costs::default();
+    for space in spaces {
+        let range = space.tracked().span();
+        let ram = PageCount(range.end.page() - range.start.page());
+        let pinned = pinned(devices, space);
+        let wait = || {
+            thread::sleep(SAMPLE);
+            Ok(())
         };
-        let inputs =
-            Inputs { policy: &policy, quirks: &Quirks::default(), costs: &Costs::default() };
-        let plans = planner::plan(&[(space, vec![self.caps.clone()])], inputs).ok()?;
-        self.space.start(plans.first()?).ok().map(drop)
-    }
-
-    /// What it takes to read one page, as a page that is sent again is read.
-    fn copy_ns(&self) -> u64 {
-        let mut page = [0; PAGE_SIZE as usize];
-        let begin = Instant::now();
-        for number in 0..64 {
-            let _ = self.memory.read(Oa(number * PAGE_SIZE), &mut page);
+        match Workload::sample(space.domain(), &[], range, pinned, wait) {
+            Ok(sample) => add(&mut all, predict(unit, &sample, ram)),
+            Err(error) => {
+                tracing::warn!("The DMA of {} could not be sampled: {error}", space.label());
+                add(&mut all, predict(unit, &load(), ram));
+            }
         }
-        nanos(begin.elapsed()) / 64
+    }
+    all
+}
+
+/// Adds what one address space costs to what the others do.
+fn add(all: &mut Costs, costs: Costs) {
+    for cost in costs.measured {
+        let same = |other: &&mut Measured| {
+            (other.provider, other.page_size) == (cost.provider, cost.page_size)
+        };
+        match all.measured.iter_mut().find(same) {
+            Some(sum) => {
+                sum.harvest_ns = sum.harvest_ns.saturating_add(cost.harvest_ns);
+                sum.dma_ns = sum.dma_ns.saturating_add(cost.dma_ns);
+                sum.resend_ns = sum.resend_ns.saturating_add(cost.resend_ns);
+            }
+            None => all.measured.push(cost),
+        }
     }
 }
 
-fn nanos(time: Duration) -> u64 {
-    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
-}
-
-fn measure(provider: ProviderKind, page_size: TrackingPageSize) -> Option<Measured> {
-    let bench = Bench::new()?;
-    let untracked = (0..ROUNDS).map(|_| bench.dma()).min()?;
-    bench.start(provider, page_size)?;
-    let bitmap = DirtyBitmap::new(span()).ok()?;
-    let (mut dma, mut harvest, mut reported) = (Duration::MAX, Duration::MAX, 0);
-    for _ in 0..ROUNDS {
-        dma = dma.min(bench.dma());
-        let begin = Instant::now();
-        bench.space.harvest(span(), &bitmap).ok()?;
-        harvest = harvest.min(begin.elapsed());
-        reported = bitmap.take().count().0;
+/// What the devices of this address space have pinned for writing; none if none of them pins.
+fn pinned(devices: &DeviceSet, space: &Arc<Space>) -> Option<Pinned> {
+    let own = devices.devices().iter().filter(|device| Arc::ptr_eq(device.space(), space));
+    let boards: Vec<_> = own.filter_map(|device| device.pin_board()).collect();
+    let mut all = Pinned::default();
+    for board in &boards {
+        let stats = board.stats();
+        all.ranges += stats.write_pins;
+        all.pages += stats.write_pages;
     }
-    bench.space.stop().ok()?;
-    let needless = reported.saturating_sub(PAGES / STRIDE);
-    Some(Measured {
-        provider,
-        page_size,
-        harvest_ns: nanos(harvest),
-        dma_ns: nanos(dma.saturating_sub(untracked)),
-        resend_ns: needless.saturating_mul(bench.copy_ns()),
-    })
+    (!boards.is_empty()).then_some(all)
 }
 
 #[cfg(test)]
 mod tests {
+    use drogher_tracking::{ProviderKind, TrackingPageSize};
+
     use super::*;
 
     #[test]
-    fn every_case_is_measured_and_more_is_sent_by_what_tells_less_apart() {
-        let costs = costs();
-        assert_eq!(costs.measured.len(), CASES.len());
-        let resend = |kind, size| costs.get(kind, size).expect("measured").resend_ns;
-        for kind in [ProviderKind::Iommu, ProviderKind::Fault] {
-            assert_eq!(resend(kind, TrackingPageSize::K4), 0);
-            assert!(resend(kind, TrackingPageSize::K64) > 0);
-        }
-        assert!(resend(ProviderKind::All, TrackingPageSize::K4) > 0);
+    fn a_wide_report_of_devices_that_are_not_there_costs_more_than_an_exact_one() {
+        let costs = typical();
+        let total = |kind, size| costs.get(kind, size).expect("measured").total_ns();
+        let iommu = total(ProviderKind::Iommu, TrackingPageSize::K4);
+        assert!(iommu < total(ProviderKind::All, TrackingPageSize::K4));
+        assert!(iommu < total(ProviderKind::Iommu, TrackingPageSize::M2));
+    }
+
+    #[test]
+    fn address_spaces_add_up() {
+        let mut all = typical();
+        let one = all.measured[0];
+        add(&mut all, Costs { measured: vec![one] });
+        let sum = all.get(one.provider, one.page_size).expect("measured");
+        assert_eq!(sum.total_ns(), 2 * one.total_ns());
+        let mut none = Costs::default();
+        add(&mut none, Costs { measured: vec![one] });
+        assert_eq!(none.measured, [one]);
     }
 }

@@ -107,7 +107,7 @@ pub(super) fn plan(
 /// What would track devices that are not there yet, and why; see [`trial`](crate::device::trial).
 #[must_use]
 pub fn explain(subjects: &[Subject], wishes: &Wishes) -> Explanation {
-    plan(subjects, &Operator::of(wishes), super::measure::costs()).into()
+    plan(subjects, &Operator::of(wishes), &super::measure::typical()).into()
 }
 
 /// Everything that stands against moving a machine away: its devices themselves, and their tracking.

@@ -9,6 +9,7 @@ fn caps(tsc_deadline: bool) -> Caps {
         vcpu_attributes: true,
         exception_payload: true,
         triple_fault_event: true,
+        kvmclock_ctrl: true,
         pmu_off: true,
         ioeventfd_any_length: true,
         tsc_deadline,

@@ -16,6 +16,9 @@ const WALL_CLOCK: [u32; 2] = [0x11, 0x4B56_4D00];
 /// Hyper-V's interface, which no guest of ours is offered: KVM lists its MSRs all the same, clocks
 /// among them (HV_X64_MSR_VP_RUNTIME, HV_X64_MSR_TIME_REF_COUNT).
 const HYPER_V: std::ops::Range<u32> = 0x4000_0000..0x4000_0200;
+/// IA32_SYSENTER_ESP and IA32_SYSENTER_EIP. AMD's have 32 bits, and KVM takes no more there; a processor
+/// to which the guest writes them without KVM may all the same give 64 back.
+const SYSENTER: [u32; 2] = [0x175, 0x176];
 /// MSRs that go on while a vCPU stands.
 pub const CLOCKS: [u32; 2] = [TSC, TSC_DEADLINE];
 
@@ -47,6 +50,8 @@ pub enum MsrError {
 #[derive(Debug)]
 pub struct MsrList {
     buffer: Msrs,
+    /// Those of which KVM keeps the lower half only.
+    halves: Vec<u32>,
 }
 
 fn buffer(entries: &[kvm_msr_entry]) -> Result<Msrs, VmError> {
@@ -77,7 +82,8 @@ impl MsrList {
                 tracing::debug!("KVM does not let MSR {index:#x} be moved");
             }
         }
-        Ok(Self { buffer: buffer(&entries)? })
+        let halves = SYSENTER.into_iter().filter(|&index| keeps_half(fd, index)).collect();
+        Ok(Self { buffer: buffer(&entries)?, halves })
     }
 
     fn index(&self, at: usize) -> Option<u32> {
@@ -96,10 +102,11 @@ impl MsrList {
     /// The one that KVM refused.
     pub fn get(&mut self, fd: &VcpuFd) -> Result<&[kvm_msr_entry], MsrError> {
         let done = fd.get_msrs(&mut self.buffer).unwrap_or(0);
-        match self.index(done) {
-            None => Ok(self.buffer.as_slice()),
-            Some(index) => Err(MsrError::Refused(index)),
+        if let Some(index) = self.index(done) {
+            return Err(MsrError::Refused(index));
         }
+        cut(self.buffer.as_mut_slice(), &self.halves);
+        Ok(self.buffer.as_slice())
     }
 
     /// True if `entries` are exactly the MSRs that are moved here, in any order.
@@ -140,6 +147,22 @@ impl MsrList {
     }
 }
 
+/// Takes away what cannot be loaded again: the upper half of MSRs of which KVM keeps the lower.
+fn cut(entries: &mut [kvm_msr_entry], halves: &[u32]) {
+    for entry in entries.iter_mut().filter(|entry| halves.contains(&entry.index)) {
+        entry.data &= 0xFFFF_FFFF;
+    }
+}
+
+/// True if KVM drops the upper half of what is written to an MSR, tried on a fresh vCPU.
+fn keeps_half(fd: &VcpuFd, index: u32) -> bool {
+    let Some(before) = get_one(fd, index) else { return false };
+    let tried = set_one(fd, index, 1 << 32) && get_one(fd, index) == Some(0);
+    // What was read can be written.
+    let _ = set_one(fd, index, before);
+    tried
+}
+
 /// Reads one MSR.
 pub(crate) fn get_one(fd: &VcpuFd, index: u32) -> Option<u64> {
     let mut one = buffer(&[kvm_msr_entry { index, ..Default::default() }]).ok()?;
@@ -151,4 +174,19 @@ pub(crate) fn get_one(fd: &VcpuFd, index: u32) -> Option<u64> {
 pub(crate) fn set_one(fd: &VcpuFd, index: u32, data: u64) -> bool {
     buffer(&[kvm_msr_entry { index, data, ..Default::default() }])
         .is_ok_and(|one| matches!(fd.set_msrs(&one), Ok(1)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_upper_half_that_kvm_does_not_take_is_no_state() {
+        let entry = |index, data| kvm_msr_entry { index, data, ..Default::default() };
+        let mut entries = [entry(0x174, u64::MAX), entry(0x175, u64::MAX), entry(0x176, 1 << 32)];
+        cut(&mut entries, &[]);
+        assert_eq!(entries[1].data, u64::MAX);
+        cut(&mut entries, &SYSENTER);
+        assert_eq!(entries.map(|e| e.data), [u64::MAX, 0xFFFF_FFFF, 0]);
+    }
 }

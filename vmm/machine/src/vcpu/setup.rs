@@ -3,6 +3,8 @@
 use kvm_bindings::{kvm_regs, kvm_segment};
 use kvm_ioctls::VcpuFd;
 
+use crate::boot::Entry;
+use crate::layout;
 use crate::vm::{VmError, refused};
 
 // Local vector table entries in the local APIC's page (Intel SDM 3A, 11.5.1).
@@ -48,9 +50,37 @@ fn flat(selector: u16, type_: u8) -> kvm_segment {
     }
 }
 
+/// The first instruction of a kernel, and the registers that its protocol wants.
+pub(crate) fn enter(fd: &VcpuFd, entry: &Entry) -> Result<(), VmError> {
+    match *entry {
+        Entry::Protected { rip, start_info } => pvh_entry(fd, rip, start_info),
+        Entry::Long { rip, zero_page } => long_entry(fd, rip, zero_page),
+    }
+}
+
+/// Registers for Linux's 64-bit entry: paging on, flat segments with the selectors that it names, RSI
+/// the boot parameters (Documentation/arch/x86/boot.rst, "64-bit boot protocol").
+fn long_entry(fd: &VcpuFd, entry: u64, zero_page: u64) -> Result<(), VmError> {
+    let mut sregs = fd.get_sregs().map_err(refused("get the segment registers"))?;
+    sregs.cs = kvm_segment { db: 0, l: 1, ..flat(0x10, 0xB) };
+    for segment in [&mut sregs.ds, &mut sregs.es, &mut sregs.ss, &mut sregs.fs, &mut sregs.gs] {
+        *segment = flat(0x18, 0x3);
+    }
+    sregs.tr =
+        kvm_segment { limit: 0x67, selector: 0x20, type_: 0xB, present: 1, ..Default::default() };
+    // PE, ET, PG; PAE; LME and LMA.
+    sregs.cr0 = 0x8000_0011;
+    sregs.cr3 = layout::BOOT_TABLES.start;
+    sregs.cr4 = 1 << 5;
+    sregs.efer = 1 << 8 | 1 << 10;
+    fd.set_sregs(&sregs).map_err(refused("set the segment registers"))?;
+    let regs = kvm_regs { rip: entry, rsi: zero_page, rflags: 2, ..Default::default() };
+    fd.set_regs(&regs).map_err(refused("set the registers"))
+}
+
 /// Registers for a PVH entry: 32-bit protected mode, flat segments, no paging, EBX the start info
 /// (Xen's docs/misc/pvh.pandoc, "CPU state").
-pub(crate) fn pvh_entry(fd: &VcpuFd, entry: u64, start_info: u64) -> Result<(), VmError> {
+fn pvh_entry(fd: &VcpuFd, entry: u64, start_info: u64) -> Result<(), VmError> {
     let mut sregs = fd.get_sregs().map_err(refused("get the segment registers"))?;
     sregs.cs = flat(0x08, 0xB);
     for segment in [&mut sregs.ds, &mut sregs.es, &mut sregs.ss, &mut sregs.fs, &mut sregs.gs] {

@@ -193,7 +193,7 @@ pub fn limited(code: &[u8], console: ConsoleConfig, limit: fn(&mut Caps)) -> Mac
     config.console = console;
     let machine = Machine::create_limited(config, limit).expect("a machine");
     machine
-        .load_kernel(&Kernel { name: "test", elf: &elf(code), cmdline: "", initrd: None })
+        .load_kernel(&Kernel { name: "test", image: &elf(code), cmdline: "", initrd: None })
         .expect("the kernel loads");
     machine.unpark_io().expect("I/O goes on");
     machine

@@ -7,8 +7,8 @@ fn ram(mib: u64) -> GuestRam {
     GuestRam::new(mib << 20).expect("RAM")
 }
 
-fn kernel(elf: &[u8]) -> Kernel<'_> {
-    Kernel { name: NAME, elf, cmdline: "a=1 b", initrd: None }
+fn kernel(image: &[u8]) -> Kernel<'_> {
+    Kernel { name: NAME, image, cmdline: "a=1 b", initrd: None }
 }
 
 fn u32_at(ram: &GuestRam, at: u64) -> u32 {
@@ -26,21 +26,25 @@ fn the_probe_loads_and_is_told_its_memory() {
     let ram = ram(64);
     let initrd = [7u8; 5000];
     let with = Kernel { initrd: Some(&initrd), ..kernel(drogher_probe::ELF) };
-    let entry = load(&ram, &with).expect("it loads");
-    assert_eq!(entry.start_info, layout::START_INFO);
-    assert!(entry.rip >= 0x10_0000, "{:#x}", entry.rip);
+    let entry = load(&ram, &with, 1).expect("it loads");
+    let Entry::Protected { rip, start_info } = entry else { panic!("by PVH, not {entry:?}") };
+    assert_eq!(start_info, layout::START_INFO);
+    assert!(rip >= 0x10_0000, "{rip:#x}");
     let info = layout::START_INFO;
     assert_eq!((u32_at(&ram, info), u32_at(&ram, info + 4)), (0x336E_C578, 1));
     assert_eq!(u32_at(&ram, info + 12), 1, "one module");
     assert_eq!(u64_at(&ram, info + 16), layout::MODLIST);
     assert_eq!(u64_at(&ram, info + 24), layout::CMDLINE);
-    assert_eq!((u64_at(&ram, info + 40), u32_at(&ram, info + 48)), (layout::MEMMAP, 2));
+    assert_eq!((u64_at(&ram, info + 40), u32_at(&ram, info + 48)), (layout::MEMMAP, 4));
+    assert_eq!(u64_at(&ram, info + 32), layout::ACPI_TABLES);
     let entry = |i: u64| {
         let at = layout::MEMMAP + 24 * i;
         (u64_at(&ram, at), u64_at(&ram, at + 8), u32_at(&ram, at + 16))
     };
     assert_eq!(entry(0), (0, 0x9_FC00, 1));
-    assert_eq!(entry(1), (0x10_0000, 63 << 20, 1));
+    assert_eq!(entry(1), (0x9_FC00, 0x6_0400, 2));
+    assert_eq!(entry(2), (0x10_0000, 63 << 20, 1));
+    assert_eq!(entry(3), (0xFEB0_0000, 0x10_0000, 2));
     let mut text = [0xFF; 6];
     ram.read_at(Oa(layout::CMDLINE), &mut text).expect("inside");
     assert_eq!(&text, b"a=1 b\0");
@@ -54,8 +58,10 @@ fn the_probe_loads_and_is_told_its_memory() {
 #[test]
 fn memory_above_4_gib_is_a_third_entry() {
     let ram = GuestRam::new(4 << 30).expect("address space");
-    let map: Vec<_> = memory_map(&ram).iter().map(|e| (e.addr, e.size)).collect();
-    assert_eq!(map, [(0, 0x9_FC00), (1 << 20, (3 << 30) - (1 << 20)), (4 << 30, 1 << 30)]);
+    let map: Vec<_> = memory_map(&ram).into_iter().filter(|e| e.1 == Kind::Ram).collect();
+    let ram = |range| (range, Kind::Ram);
+    let high = 4 << 30..5 << 30;
+    assert_eq!(map, [ram(0..0x9_FC00), ram(1 << 20..3 << 30), ram(high)]);
 }
 
 #[test]
@@ -70,16 +76,16 @@ fn what_is_no_kernel_is_refused_by_name() {
     let files =
         [vec![], b"#!/bin/sh\n".to_vec(), vec![0; 100], broken(0, 0), broken(4, 1), broken(18, 3)];
     for file in files {
-        let error = load(&ram, &kernel(&file)).expect_err("no ELF of ours");
+        let error = load(&ram, &kernel(&file), 1).expect_err("no ELF of ours");
         assert!(matches!(error, BootError::NoElf { .. }), "{error}");
         assert!(error.to_string().contains(NAME), "{error}");
     }
     // Every cut and every byte of the headers: an error or a kernel, never a panic.
     for cut in (64..elf.len()).step_by(97) {
-        let _ = load(&ram, &kernel(&elf[..cut]));
+        let _ = load(&ram, &kernel(&elf[..cut]), 1);
     }
     for at in 0..400.min(elf.len()) {
-        let _ = load(&ram, &kernel(&broken(at, 0xFF)));
+        let _ = load(&ram, &kernel(&broken(at, 0xFF)), 1);
     }
     // Offset and length of each segment, so large that their sum is none.
     let (phoff, phnum) = (usize::from(elf[32]), usize::from(elf[56]));
@@ -88,7 +94,7 @@ fn what_is_no_kernel_is_refused_by_name() {
         for field in [header + 8, header + 32] {
             let mut bytes = elf.to_vec();
             bytes[field..field + 8].fill(0xFF);
-            let error = load(&ram, &kernel(&bytes)).expect_err("outside of the file");
+            let error = load(&ram, &kernel(&bytes), 1).expect_err("outside of the file");
             assert!(error.to_string().contains("outside of the file"), "{error}");
         }
     }
@@ -101,14 +107,15 @@ fn an_elf_without_pvh_note_or_without_room() {
     let mut elf = drogher_probe::ELF.to_vec();
     let note = elf.windows(4).position(|w| w == b"Xen\0").expect("it has the note");
     elf[note - 4] = 19;
-    let error = load(&GuestRam::new(64 << 20).expect("RAM"), &kernel(&elf)).expect_err("no note");
+    let error =
+        load(&GuestRam::new(64 << 20).expect("RAM"), &kernel(&elf), 1).expect_err("no note");
     assert!(matches!(&error, BootError::NoPvh { name } if name == NAME), "{error}");
     let big = vec![0u8; 3 << 20];
     let with = Kernel { initrd: Some(&big), ..kernel(drogher_probe::ELF) };
-    assert!(load(&ram, &with).is_err(), "no room");
+    assert!(load(&ram, &with, 1).is_err(), "no room");
     let long = "x".repeat(layout::CMDLINE_MAX);
     for cmdline in [&long[..], "a\0b"] {
-        let error = load(&ram, &Kernel { cmdline, ..kernel(drogher_probe::ELF) });
+        let error = load(&ram, &Kernel { cmdline, ..kernel(drogher_probe::ELF) }, 1);
         assert!(matches!(error, Err(BootError::CommandLine { .. })), "{error:?}");
     }
     let error = read_kernel(Path::new("/nonexistent/vmlinux")).expect_err("no file");

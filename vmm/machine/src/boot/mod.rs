@@ -1,23 +1,18 @@
-//! Loading a PVH kernel (an ELF with Xen's PHYS32_ENTRY note) and what it is told.
+//! Loading a kernel, and what it is told: command line, initrd, memory map, ACPI tables.
 //!
-//! Protocol: Xen's docs/misc/pvh.pandoc and public/arch-x86/hvm/start_info.h.
+//! An ELF is entered by PVH ([`pvh`]), a bzImage by Linux's 64-bit protocol ([`bzimage`]).
+
+mod bzimage;
+mod pvh;
 
 use std::fs::File;
-use std::io::{Cursor, Read};
+use std::io::Read;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use drogher_iommu_types::{Gpa, PAGE_MASK, PAGE_SIZE};
-use linux_loader::configurator::pvh::PvhBootConfigurator;
-use linux_loader::configurator::{BootConfigurator, BootParams};
-use linux_loader::loader::elf::PvhBootCapability;
-use linux_loader::loader::elf::start_info::{
-    XEN_HVM_MEMMAP_TYPE_RAM, XEN_HVM_START_MAGIC_VALUE, hvm_memmap_table_entry, hvm_modlist_entry,
-    hvm_start_info,
-};
-use linux_loader::loader::{Elf, KernelLoader};
-use vm_memory::GuestAddress;
 
+use crate::acpi;
 use crate::layout;
 use crate::memory::{GuestRam, MemoryError};
 
@@ -56,9 +51,9 @@ pub enum BootError {
         /// The limit.
         max: u64,
     },
-    /// It is no ELF for this architecture.
+    /// It is no ELF for this architecture, and no bzImage.
     #[error(
-        "The kernel {name} is no 64-bit x86 ELF: {reason}. Give an uncompressed vmlinux or a PVH ELF"
+        "The kernel {name} is no 64-bit x86 ELF: {reason}. Give a vmlinux, a bzImage or a PVH ELF"
     )]
     NoElf {
         /// File or name.
@@ -71,6 +66,14 @@ pub enum BootError {
         "The kernel {name} has no PVH note (XEN_ELFNOTE_PHYS32_ENTRY): a Linux needs CONFIG_PVH=y"
     )]
     NoPvh {
+        /// File or name.
+        name: String,
+    },
+    /// A bzImage that cannot be entered in 64-bit mode.
+    #[error(
+        "The bzImage {name} has no 64-bit entry: it needs boot protocol 2.12 and a 64-bit kernel"
+    )]
+    NoEntry64 {
         /// File or name.
         name: String,
     },
@@ -99,21 +102,31 @@ pub enum BootError {
         /// First address after the kernel.
         kernel_end: u64,
     },
-    /// The start info could not be written.
-    #[error("Cannot write the start info")]
-    StartInfo(#[source] linux_loader::configurator::Error),
+    /// What it is told could not be written.
+    #[error("Cannot write what the kernel is told at its start")]
+    Parameters(#[source] linux_loader::configurator::Error),
     /// Guest RAM could not be accessed.
     #[error("Cannot write to guest RAM")]
     Memory(#[from] MemoryError),
 }
 
-/// Where the first vCPU begins.
+/// Where the first vCPU begins, and in which mode.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Entry {
-    /// First instruction, 32-bit protected mode.
-    pub rip: u64,
-    /// Value of EBX: GPA of the start info.
-    pub start_info: u64,
+pub enum Entry {
+    /// 32-bit protected mode, by PVH.
+    Protected {
+        /// First instruction.
+        rip: u64,
+        /// Value of EBX: GPA of the start info.
+        start_info: u64,
+    },
+    /// 64-bit mode on the page tables at [`layout::BOOT_TABLES`], by Linux's protocol.
+    Long {
+        /// First instruction.
+        rip: u64,
+        /// Value of RSI: GPA of the boot parameters.
+        zero_page: u64,
+    },
 }
 
 /// A kernel to load.
@@ -121,11 +134,11 @@ pub struct Entry {
 pub struct Kernel<'a> {
     /// For messages: its file, or "probe".
     pub name: &'a str,
-    /// The ELF.
-    pub elf: &'a [u8],
+    /// The file: an ELF or a bzImage.
+    pub image: &'a [u8],
     /// Command line, without NUL.
     pub cmdline: &'a str,
-    /// Initial RAM disk, if any; becomes the first module.
+    /// Initial RAM disk, if any.
     pub initrd: Option<&'a [u8]>,
 }
 
@@ -160,64 +173,33 @@ pub fn read_file(what: &'static str, path: &Path, max: u64) -> Result<Vec<u8>, B
     Ok(bytes)
 }
 
-/// Puts the kernel and what it is told into RAM, which must be fresh (zeroed).
+/// Puts the kernel and what it is told into RAM, which must be fresh (zeroed), for a machine of `cpus`
+/// vCPUs.
 ///
 /// # Errors
 /// See [`BootError`].
-pub fn load(ram: &GuestRam, kernel: &Kernel<'_>) -> Result<Entry, BootError> {
-    check_elf(kernel)?;
+pub fn load(ram: &GuestRam, kernel: &Kernel<'_>, cpus: u8) -> Result<Entry, BootError> {
     let max = layout::CMDLINE_MAX - 1;
     if kernel.cmdline.len() > max || kernel.cmdline.contains('\0') {
         return Err(BootError::CommandLine { len: kernel.cmdline.len() });
     }
-    let loaded = ram
-        .with_guest_memory(|memory| Elf::load(memory, None, &mut Cursor::new(kernel.elf), None))?;
-    let loaded = loaded.map_err(|source| BootError::Load {
-        name: kernel.name.into(),
-        ram: ram.bytes() >> 20,
-        source,
-    })?;
-    let PvhBootCapability::PvhEntryPresent(entry) = loaded.pvh_boot_cap else {
-        return Err(BootError::NoPvh { name: kernel.name.into() });
+    let entry = if bzimage::is_one(kernel.image) {
+        bzimage::load(ram, kernel)?
+    } else {
+        pvh::load(ram, kernel)?
     };
-    let modules = place_initrd(ram, kernel, loaded.kernel_end)?;
     write_gpa(ram, layout::CMDLINE, kernel.cmdline.as_bytes())?;
     write_gpa(ram, layout::CMDLINE + kernel.cmdline.len() as u64, &[0])?;
-    write_start_info(ram, &modules)?;
-    Ok(Entry { rip: entry.0, start_info: layout::START_INFO })
+    write_gpa(ram, layout::ACPI_TABLES, &acpi::tables(layout::ACPI_TABLES, cpus))?;
+    Ok(entry)
 }
 
-/// What the loader does not look at: class and machine (ELF gABI, e_ident and e_machine), and that
-/// segments lie in the file (it adds their offsets without care).
-fn check_elf(kernel: &Kernel<'_>) -> Result<(), BootError> {
-    let no = |reason| Err(BootError::NoElf { name: kernel.name.into(), reason });
-    match kernel.elf {
-        e if e.len() < 64 => no("it is shorter than an ELF header"),
-        e if !e.starts_with(b"\x7FELF") => no("it does not begin with ELF's magic number"),
-        e if e.get(4) != Some(&2) => no("it is not of class ELF64"),
-        e if e.get(18..20) != Some(&[62, 0]) => no("it is for another architecture"),
-        e if !segments_inside(e) => no("a segment lies outside of the file"),
-        _ => Ok(()),
-    }
-}
-
-/// True if no program header (ELF gABI, Elf64_Phdr) names bytes that the file does not have.
-fn segments_inside(elf: &[u8]) -> bool {
-    const SIZE: usize = 56;
-    let u64_at = |bytes: &[u8], at: usize| -> Option<usize> {
-        let bytes = bytes.get(at..)?.first_chunk::<8>()?;
-        usize::try_from(u64::from_le_bytes(*bytes)).ok()
-    };
-    let headers = || {
-        let count = u16::from_le_bytes(*elf.get(56..)?.first_chunk()?);
-        let start = u64_at(elf, 32)?;
-        elf.get(start..start.checked_add(SIZE * usize::from(count))?)
-    };
-    let inside = |header: &[u8]| {
-        let end = u64_at(header, 8)?.checked_add(u64_at(header, 32)?)?;
-        (end <= elf.len()).then_some(())
-    };
-    headers().is_some_and(|all| all.chunks_exact(SIZE).all(|header| inside(header).is_some()))
+fn does_not_load(
+    ram: &GuestRam,
+    kernel: &Kernel<'_>,
+) -> impl FnOnce(linux_loader::loader::Error) -> BootError {
+    let (name, ram) = (kernel.name.into(), ram.bytes() >> 20);
+    move |source| BootError::Load { name, ram, source }
 }
 
 fn write_gpa(ram: &GuestRam, gpa: u64, bytes: &[u8]) -> Result<(), MemoryError> {
@@ -231,13 +213,14 @@ fn write_gpa(ram: &GuestRam, gpa: u64, bytes: &[u8]) -> Result<(), MemoryError> 
     ram.write_at(oa, bytes)
 }
 
-/// The initrd goes to the end of low RAM, so that the kernel may unpack below it.
+/// Puts the initrd, if there is one, at the end of low RAM, so that the kernel may unpack below it:
+/// GPA and length. The kernel needs all up to `kernel_end`.
 fn place_initrd(
     ram: &GuestRam,
     kernel: &Kernel<'_>,
     kernel_end: u64,
-) -> Result<Vec<hvm_modlist_entry>, BootError> {
-    let Some(initrd) = kernel.initrd else { return Ok(Vec::new()) };
+) -> Result<Option<(u64, u64)>, BootError> {
+    let Some(initrd) = kernel.initrd else { return Ok(None) };
     let len = initrd.len() as u64;
     let low_end = ram.ranges().first().map_or(0, |r| r.len);
     let at = low_end.checked_sub(len).map_or(0, |at| at & !PAGE_MASK);
@@ -246,47 +229,33 @@ fn place_initrd(
         return Err(BootError::Initrd { len, kernel_end });
     }
     write_gpa(ram, at, initrd)?;
-    Ok(vec![hvm_modlist_entry { paddr: at, size: len, ..Default::default() }])
+    Ok(Some((at, len)))
 }
 
-fn write_start_info(ram: &GuestRam, modules: &[hvm_modlist_entry]) -> Result<(), BootError> {
-    let memmap = memory_map(ram);
-    let count = |n: usize| u32::try_from(n).unwrap_or(0);
-    let info = hvm_start_info {
-        magic: XEN_HVM_START_MAGIC_VALUE,
-        version: 1,
-        nr_modules: count(modules.len()),
-        modlist_paddr: if modules.is_empty() { 0 } else { layout::MODLIST },
-        cmdline_paddr: layout::CMDLINE,
-        memmap_paddr: layout::MEMMAP,
-        memmap_entries: count(memmap.len()),
-        ..Default::default()
-    };
-    let mut params = BootParams::new(&info, GuestAddress(layout::START_INFO));
-    params.set_sections(&memmap, GuestAddress(layout::MEMMAP));
-    if !modules.is_empty() {
-        params.set_modules(modules, GuestAddress(layout::MODLIST));
-    }
-    ram.with_guest_memory(|memory| PvhBootConfigurator::write_bootparams(&params, memory))?
-        .map_err(BootError::StartInfo)
+/// What is at a range of GPAs. The numbers are those of PVH and of Linux's e820.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Ram = 1,
+    Reserved = 2,
 }
 
-/// RAM without the legacy hole below 1 MiB.
-fn memory_map(ram: &GuestRam) -> Vec<hvm_memmap_table_entry> {
-    let entry = |addr: u64, end: u64| hvm_memmap_table_entry {
-        addr,
-        size: end - addr,
-        type_: XEN_HVM_MEMMAP_TYPE_RAM,
-        reserved: 0,
-    };
-    let mut map = vec![entry(0, layout::EBDA_START)];
+/// The guest's memory map: RAM without the legacy hole below 1 MiB, where the ACPI tables are, and the
+/// PCI configuration space.
+fn memory_map(ram: &GuestRam) -> Vec<(std::ops::Range<u64>, Kind)> {
+    let mut map = vec![
+        (0..layout::EBDA_START, Kind::Ram),
+        (layout::EBDA_START..layout::HIMEM_START, Kind::Reserved),
+    ];
     for range in ram.ranges() {
         let end = range.gpa.0 + range.len;
-        map.push(entry(range.gpa.0.max(layout::HIMEM_START), end));
+        map.push((range.gpa.0.max(layout::HIMEM_START)..end, Kind::Ram));
     }
+    // Linux trusts MCFG only where this or the DSDT says that it is no RAM.
+    map.push((layout::ECAM, Kind::Reserved));
+    map.sort_by_key(|(range, _)| range.start);
     map
 }
 
 #[cfg(test)]
-#[path = "boot_test.rs"]
+#[path = "mod_test.rs"]
 mod tests;

@@ -1,0 +1,30 @@
+# What the scripts here share. They run in the lab, in $LAB; see README.md.
+set -u
+
+# Given a 1-based list of GUESTS kernels; everything quiet, since each character costs an exit. The lab's
+# CPU does not let KVM see XSETBV, so that a guest with XSAVE complains whatever the VMM.
+ARGS="console=ttyS0 quiet panic=-1 mitigations=off cryptomgr.notests noxsave"
+# What a guest of any VMM says on the lab's CPU, whose TSC is not stable, and when the host is busy.
+EXPECTED='Unstable clock detected|If you want to keep using the local clock|trace_clock=local|on the kernel command line|hrtimer: interrupt took'
+
+die() { echo "FAILED: $*"; exit 1; }
+
+# Waits until a line that matches $2 is in file $1, at most $3 seconds.
+await() {
+    local left=$(($3 * 5))
+    until grep -qE "$2" "$1" 2>/dev/null; do
+        left=$((left - 1))
+        [ $left -gt 0 ] || { tail -n 20 "$1"; die "no \"$2\" in $1 within $3 s"; }
+        usleep 200000
+    done
+}
+
+# The complaints of a guest's kernel, in its console's file $1, that are not expected; none is good.
+complaints() { sed -n 's/\r$//; s/^dmesg: //p' "$1" | grep -vE "$EXPECTED"; }
+
+check_quiet() {
+    if complaints "$1" >/tmp/complaints; then
+        cat /tmp/complaints
+        die "the guest's kernel complains"
+    fi
+}
