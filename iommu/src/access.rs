@@ -19,7 +19,7 @@ const PIECE: u64 = 64 << 10;
 pub struct DmaError {
     /// Bytes that were transferred before, from the first on.
     pub done: u64,
-    /// What stopped it. It is in the domain's log too.
+    /// What stopped it. It is in the domain's log too, but for [`FaultReason::PeerBusy`].
     #[source]
     pub fault: Fault,
 }
@@ -66,11 +66,28 @@ impl Requester {
     /// # Errors
     /// The fault and the bytes written before it.
     pub fn write(&self, iova: Iova, data: &[u8]) -> Result<(), DmaError> {
+        self.write_or(iova, data, |_, _| Err(FaultReason::NotMapped))
+    }
+
+    /// As [`Self::write`], but what the second stage does not map may be another device's: `beyond` is
+    /// given its GPA and the bytes for it, up to the end of the page, and takes all of them or says
+    /// why not. It is called with a guard held, so that a drain waits for it, and must not block, nor
+    /// call into a plugin, nor into the domain.
+    ///
+    /// # Errors
+    /// The fault, that of `beyond` included, and the bytes written or taken before it.
+    pub fn write_or(
+        &self,
+        iova: Iova,
+        data: &[u8],
+        mut beyond: impl FnMut(Gpa, &[u8]) -> Result<(), FaultReason>,
+    ) -> Result<(), DmaError> {
         let copy = |memory: &dyn Memory, run: Target, from: usize, to: usize| {
             data.get(from..to).map_or(Ok(()), |part| memory.write(run.output, part))?;
             Ok(())
         };
-        self.transfer(iova, data.len(), Access::Write, copy).map(|_| ())
+        let beyond = |gpa, from, to| data.get(from..to).map_or(Ok(()), |part| beyond(gpa, part));
+        self.transfer_or(iova, data.len(), Access::Write, copy, beyond).map(|_| ())
     }
 
     /// As [`Self::write`], and tells `log` where it landed, after the store; returns how many bytes
@@ -96,6 +113,20 @@ impl Requester {
     /// # Errors
     /// The fault and the bytes written before it.
     pub fn fill(&self, iova: Iova, byte: u8, len: u64) -> Result<(), DmaError> {
+        self.fill_or(iova, byte, len, |_, _| Err(FaultReason::NotMapped))
+    }
+
+    /// As [`Self::fill`], with `beyond` as in [`Self::write_or`].
+    ///
+    /// # Errors
+    /// The fault, that of `beyond` included, and the bytes written or taken before it.
+    pub fn fill_or(
+        &self,
+        iova: Iova,
+        byte: u8,
+        len: u64,
+        mut beyond: impl FnMut(Gpa, &[u8]) -> Result<(), FaultReason>,
+    ) -> Result<(), DmaError> {
         let Ok(size) = usize::try_from(len) else {
             return Err(self.fault(iova, 0, Access::Write, FaultReason::AddressWidth));
         };
@@ -104,7 +135,11 @@ impl Requester {
             memory.fill(run.output, byte, (to - from) as u64)?;
             Ok(())
         };
-        self.transfer(iova, size, Access::Write, copy).map(|_| ())
+        let beyond = |gpa, from: usize, to: usize| {
+            let page = [byte; PAGE_SIZE as usize];
+            page.get(..to - from).map_or(Ok(()), |part| beyond(gpa, part))
+        };
+        self.transfer_or(iova, size, Access::Write, copy, beyond).map(|_| ())
     }
 
     /// As [`Self::fill`], logged as [`Self::write_logged`].
@@ -212,7 +247,20 @@ impl Requester {
         iova: Iova,
         len: usize,
         access: Access,
+        copy: impl FnMut(&dyn Memory, Target, usize, usize) -> Result<(), Stop>,
+    ) -> Result<u64, DmaError> {
+        self.transfer_or(iova, len, access, copy, |_, _, _| Err(FaultReason::NotMapped))
+    }
+
+    /// As [`Self::transfer`]; a write to a page that is not mapped goes to `beyond(gpa, from, to)`.
+    #[inline]
+    fn transfer_or(
+        &self,
+        iova: Iova,
+        len: usize,
+        access: Access,
         mut copy: impl FnMut(&dyn Memory, Target, usize, usize) -> Result<(), Stop>,
+        mut beyond: impl FnMut(Gpa, usize, usize) -> Result<(), FaultReason>,
     ) -> Result<u64, DmaError> {
         // No usize is wider than 64 bits.
         let len = len as u64;
@@ -234,10 +282,42 @@ impl Requester {
             match result {
                 Ok(()) => {}
                 Err(Stop::NoRoom) => return Ok(done),
+                Err(Stop::Fault(FaultReason::NotMapped)) if access == Access::Write => {
+                    self.leave(iova, &mut done, len, &mut beyond)?;
+                }
                 Err(Stop::Fault(reason)) => return Err(self.fault(iova, done, access, reason)),
             }
         }
         Ok(done)
+    }
+
+    /// Gives `beyond` the bytes from `done` on that lie in the same page; `done` follows.
+    #[cold]
+    fn leave(
+        &self,
+        iova: Iova,
+        done: &mut u64,
+        len: u64,
+        beyond: &mut dyn FnMut(Gpa, usize, usize) -> Result<(), FaultReason>,
+    ) -> Result<(), DmaError> {
+        // Cannot wrap: the last byte's address was checked.
+        let here = iova.0 + *done;
+        let end = len.min(*done + (PAGE_SIZE - (here & PAGE_MASK)));
+        let taken = self.0.take_off().and_then(|_flight| {
+            let page = self.0.stage1(Iova(here & !PAGE_MASK), Access::Write)?.gpa.page_start();
+            // Offsets inside `data`, so they fit its length's type.
+            beyond(Gpa(page.0 | (here & PAGE_MASK)), *done as usize, end as usize)
+        });
+        match taken {
+            Ok(()) => *done = end,
+            // A peer that is slow is no fault of the device.
+            Err(reason @ FaultReason::PeerBusy) => {
+                let (rid, iova, access) = (self.rid(), Iova(here), Access::Write);
+                return Err(DmaError { done: *done, fault: Fault { rid, iova, access, reason } });
+            }
+            Err(reason) => return Err(self.fault(iova, *done, Access::Write, reason)),
+        }
+        Ok(())
     }
 
     /// Does bytes `done..end` of the access that begins at `iova`; `done` follows.

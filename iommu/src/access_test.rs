@@ -103,6 +103,63 @@ fn a_fault_half_way_tells_how_far_it_came() {
 }
 
 #[test]
+fn what_is_not_mapped_is_offered_page_by_page() {
+    let (domain, device) = new(2);
+    domain.map(pages(0..2), Oa(0), Perm::READ_WRITE).expect("free");
+    let end = 2 * PAGE_SIZE;
+    let mut offered = Vec::new();
+    let data: Vec<u8> = (0..9000).map(|i| (i % 251) as u8).collect();
+    let taken = device.write_or(Iova(end - 8), &data, |gpa, part| {
+        offered.push((gpa, part.to_vec()));
+        Ok(())
+    });
+    taken.expect("all of it");
+    assert_eq!(memory(&domain, end - 8, 8), data[..8]);
+    let page = 4096;
+    let parts = [8..8 + page, 8 + page..8 + 2 * page, 8 + 2 * page..9000];
+    let expected: Vec<_> = (0..).zip(parts).collect();
+    let expected = expected.into_iter().map(|(n, part)| (Gpa(end + n * 4096), data[part].to_vec()));
+    assert_eq!(offered, expected.collect::<Vec<_>>());
+    let mut filled = Vec::new();
+    device
+        .fill_or(Iova(end + 4090), 7, 10, |gpa, part| {
+            filled.push((gpa, part.to_vec()));
+            Ok(())
+        })
+        .expect("all of it");
+    assert_eq!(filled, [(Gpa(end + 4090), vec![7; 6]), (Gpa(end + 4096), vec![7; 4])]);
+    assert_eq!(domain.faults().total, 0);
+}
+
+#[test]
+fn what_nobody_takes_faults_and_a_slow_peer_is_no_fault() {
+    let (domain, device) = new(1);
+    domain.map(pages(0..1), Oa(0), Perm::READ_WRITE).expect("free");
+    let mut left = 1;
+    let mut write = |reason| {
+        let error = device.write_or(Iova(4090), &[1; 9000], |_, _| {
+            left -= 1;
+            if left < 0 { Err(reason) } else { Ok(()) }
+        });
+        error.expect_err("not taken")
+    };
+    let error = write(FaultReason::PeerBusy);
+    assert_eq!((error.done, error.fault.iova), (6 + 4096, Iova(2 * 4096)));
+    assert_eq!(domain.faults().total, 0);
+    let error = write(FaultReason::NotMapped);
+    assert_eq!((error.done, error.fault.iova), (6, Iova(4096)));
+    assert_eq!((domain.faults().total, device.stats().faults), (1, 1));
+    // Neither a read, nor an atomic, nor what is mapped, nor a revoked device's write is offered.
+    domain.map(pages(8..9), Oa(0), Perm::READ).expect("free");
+    let never = |_: Gpa, _: &[u8]| -> Result<(), FaultReason> { panic!("offered") };
+    let error = device.write_or(Iova(8 * 4096), &[1], never).expect_err("read only");
+    assert_eq!(error.fault.reason, FaultReason::NotWritable);
+    device.revoke().expect("nothing in flight");
+    let error = device.write_or(Iova(4096), &[1], never).expect_err("revoked");
+    assert_eq!(error.fault.reason, FaultReason::Revoked);
+}
+
+#[test]
 fn an_access_that_wraps_or_leaves_the_width_faults() {
     let (domain, device) = new(1);
     let last = Gpa((1 << 48) - PAGE_SIZE);

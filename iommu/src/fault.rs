@@ -77,6 +77,9 @@ pub enum FaultReason {
     /// Every slot of the requester stayed taken past the deadline.
     #[error("no slot within the deadline")]
     Busy,
+    /// Another device, to which the write goes, takes no more for now; not recorded.
+    #[error("the other device takes no more for now")]
+    PeerBusy,
     /// Guest memory itself refused the access.
     #[error("memory: {0}")]
     Memory(#[from] MemoryError),

@@ -70,9 +70,9 @@ mod domain_test;
 #[cfg(test)]
 mod heap_test;
 #[cfg(test)]
-mod locate_test;
-#[cfg(test)]
 mod log_test;
+#[cfg(test)]
+mod logged_test;
 #[cfg(test)]
 #[path = "spec/spec_test.rs"]
 mod spec_test;

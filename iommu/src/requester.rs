@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use drogher_iommu_types::{Rid, mutant};
+use drogher_iommu_types::{Iova, Rid, mutant};
 
 use crate::domain::Domain;
 use crate::drain::{DrainError, drain};
@@ -12,7 +12,7 @@ use crate::iotlb::{self, Target};
 use crate::slot::{Claim, Slot, bump};
 use crate::space::Space;
 use crate::spec::Perm;
-use crate::stage1::Stage1;
+use crate::stage1::{Stage1, Stage1Page};
 use crate::state::State;
 use crate::sync::{AtomicBool, AtomicU64, Ordering, SLOTS, Wait, first_slot};
 
@@ -208,15 +208,7 @@ impl Shared {
     ) -> Result<Target, FaultReason> {
         let slot = flight.claim.slot;
         bump(&slot.counters.misses, 1);
-        let wanted = drogher_iommu_types::Iova(page);
-        let stage1 = self.stage1.translate(self.rid, wanted, access)?;
-        let allowed = Perm { read: access.reads(), write: access.writes() };
-        if stage1.perm.and(allowed) != allowed {
-            return Err(FaultReason::Stage1Permission);
-        }
-        if stage1.gpa.0 >= self.space.end_of_width() {
-            return Err(FaultReason::AddressWidth);
-        }
+        let stage1 = self.stage1(Iova(page), access)?;
         let walked = self.space.walk(stage1.gpa.page_start(), access, flight.state)?;
         let perm = walked.perm.and(stage1.perm);
         let mut flags = 0;
@@ -229,6 +221,19 @@ impl Shared {
         let target = Target { gpa: stage1.gpa.page_start(), output: walked.output };
         slot.iotlb.fill(page, flight.state.0, flags, target);
         Ok(target)
+    }
+
+    /// What the guest's stage says of a page, whether the second stage maps it or not.
+    pub(crate) fn stage1(&self, page: Iova, access: Access) -> Result<Stage1Page, FaultReason> {
+        let stage1 = self.stage1.translate(self.rid, page, access)?;
+        let allowed = Perm { read: access.reads(), write: access.writes() };
+        if stage1.perm.and(allowed) != allowed {
+            return Err(FaultReason::Stage1Permission);
+        }
+        if stage1.gpa.0 >= self.space.end_of_width() {
+            return Err(FaultReason::AddressWidth);
+        }
+        Ok(stage1)
     }
 }
 

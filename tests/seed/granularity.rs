@@ -2,12 +2,18 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use anyhow::Context;
+
 use drogher_iommu::{TrackConfig, TrackMode};
 use drogher_iommu_types::{DirtyBitmap, Iova, PAGE_SIZE, PageCount};
+use drogher_tests::{Migration, Place, kvm};
 use drogher_tracking::{ProviderKind, TrackingPageSize};
 
 use crate::common::{Bench, dirty_pages, page, pages};
 use crate::moving::{Copy, move_under_load, write_somewhere};
+
+/// So dense that no round passes without a write of a device.
+const DENSE: &str = "ws=16M rate=10000 dma=on dma_rate=8000 status_ms=200";
 
 #[test]
 fn seed_23_smaller_tracking_pages_send_less_and_every_size_is_right() {
@@ -99,6 +105,41 @@ fn take(bitmap: &DirtyBitmap, taken: &mut [u32]) {
             taken[(first.page() + bit) as usize] += 1;
         }
     });
+}
+
+/// The device itself sets bits in a bitmap that the host has made in shared memory, and that
+/// another process could map as well as the plugin; the guest moves by it alone.
+#[test]
+fn seed_26_a_driver_sets_bits_itself_in_shared_memory() -> anyhow::Result<()> {
+    if !kvm("seed_26") {
+        return Ok(());
+    }
+    let place = Place::new();
+    let gate = place.path("gate");
+    let hook = format!("source:forecast=wait:{}", gate.display());
+    let device = ["--device", "ndma,vm.name=logs,log=shared,vm.tracker=device"];
+    let mut source = place.run("a", DENSE, &device, &[("DROGHER_TEST_HOOK", &hook)])?;
+    source.progress(2)?;
+    let pid = source.pid();
+    let shared = || -> anyhow::Result<usize> {
+        let descriptors = std::fs::read_dir(format!("/proc/{pid}/fd"))?;
+        let targets = descriptors.filter_map(|entry| std::fs::read_link(entry.ok()?.path()).ok());
+        Ok(targets.filter(|to| to.to_string_lossy().contains("drogher-dma-log")).count())
+    };
+    assert_eq!(shared()?, 0, "no migration, no log");
+    let mut destination = place.receive("b", &[], &[])?;
+    let migrating = Migration::start(&place, &source, &destination, &["--verify"])?;
+    source.wait_for_file(&place.path("gate.reached"))?;
+    assert_eq!(shared()?, 1, "one bitmap, in a memfd");
+    std::fs::File::create(&gate)?;
+    let migration = migrating.end()?;
+    let tracking = migration.tracking.clone().context("how it was tracked")?;
+    let logs = tracking.devices.iter().find(|device| device.device == "logs");
+    let logs = logs.with_context(|| format!("{tracking:?}"))?;
+    assert_eq!(logs.provider, Some(ProviderKind::Device));
+    let verified = migration.expect_moved()?.verified.context("it was asked for")?;
+    assert_eq!((verified.differing, verified.differing_states.len()), (0, 0));
+    destination.progress(3)
 }
 
 #[test]
@@ -218,7 +259,7 @@ fn seed_34_tracking_and_a_devices_migration_do_not_know_each_other() {
     device.write_page(9);
     assert_eq!(bench.harvest(), [9], "nor is it in the way");
     let header = include_str!("../../plugins/abi/include/drogher_plugin.h");
-    for word in ["page table", "second stage", "harvest", "provider"] {
+    for word in ["page table", "second stage", "drogher_tracking", "d bit"] {
         assert!(!header.to_lowercase().contains(word), "the plugin interface speaks of a {word}");
     }
     assert_eq!(ProviderKind::EACH.len(), 5);

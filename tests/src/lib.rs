@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use drogher_control::api::{MigrateLine, Outcome, Status};
 use drogher_control::client::Client;
+use drogher_machine::tracking::TrackingStatus;
 use drogher_migrate::Report;
 use drogher_probe::Console;
 
@@ -335,6 +336,8 @@ pub struct Migration {
     pub message: String,
     /// Figures, if the source could still give them.
     pub report: Option<Report>,
+    /// How DMA was tracked, if it came to that.
+    pub tracking: Option<TrackingStatus>,
     /// All lines.
     pub lines: Vec<MigrateLine>,
 }
@@ -398,9 +401,13 @@ impl Migrating {
             outcome: None,
             message: std::fs::read_to_string(&self.stderr)?,
             report: None,
+            tracking: None,
             lines,
         };
-        if let Some(MigrateLine::Outcome { outcome, message, report }) = migration.lines.last() {
+        if let Some(MigrateLine::Outcome { outcome, message, report, tracking }) =
+            migration.lines.last()
+        {
+            migration.tracking = tracking.as_deref().cloned();
             migration.outcome = Some(*outcome);
             migration.message.clone_from(message);
             migration.report = Some((**report).clone());

@@ -5,7 +5,7 @@ use std::process::Command;
 
 /// Each crate of the product, and the crates of ours that it may use.
 ///
-/// Arrows point down: cli -> control -> machine -> {migrate, plugin host, iommu}. `migrate` and
+/// Arrows point down: cli -> control -> machine -> {trackers, migrate, plugin host, iommu}. `migrate` and
 /// `iommu` never see KVM; a plugin sees the SDK alone, and the SDK the C types alone.
 const ALLOWED: &[(&str, &[&str])] = &[
     ("drogher-iommu-types", &[]),
@@ -20,9 +20,14 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("drogher-ndma", &["drogher-plugin-sdk"]),
     ("drogher-migrate", &["drogher-iommu-types"]),
     (
+        "drogher-trackers",
+        &["drogher-migrate", "drogher-tracking", "drogher-iommu", "drogher-iommu-types"],
+    ),
+    (
         "drogher-machine",
         &[
             "drogher-migrate",
+            "drogher-trackers",
             "drogher-plugin-host",
             "drogher-tracking",
             "drogher-iommu",
@@ -38,6 +43,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "drogher-migrate",
             "drogher-plugin-host",
             "drogher-probe",
+            "drogher-trackers",
             "drogher-iommu-types",
         ],
     ),

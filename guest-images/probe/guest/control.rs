@@ -97,9 +97,9 @@ impl Control {
 
     fn obey(&self, letter: u8, drivers: &mut Drivers) -> Option<Action> {
         match letter {
-            b's' => return Some(Action::Shutdown),
-            b'r' => return Some(Action::Reset),
-            b't' => return Some(Action::TripleFault),
+            b'S' => return Some(Action::Shutdown),
+            b'R' => return Some(Action::Reset),
+            b'T' => return Some(Action::TripleFault),
             b'd' if !failed() => drivers.reset(),
             b'b' if !failed() => drivers.move_bars(),
             _ => {}

@@ -58,7 +58,7 @@ fn several_vcpus_share_the_work() {
         let mut machine = Machine::boot(&options, 96, None);
         // A sweep counts when every vCPU has done it.
         machine.until("3 sweeps", |console| console.last().is_some_and(|last| last.sweeps >= 3));
-        machine.send('s');
+        machine.send('S');
         assert_eq!(machine.end(), End::PowerOff);
         let bye = machine.console.bye().expect("There is a bye line");
         assert!(bye.ok && bye.totals.pages > 0, "{bye:?}");
@@ -95,7 +95,7 @@ fn a_wrong_byte_is_found_and_named() {
         assert!(fail.starts_with("FAIL page at gpa=0x301238 page="), "{fail}");
         // It is repeated in place of status lines, and the end says so, too.
         let lines = machine.console.status_lines();
-        machine.send('s');
+        machine.send('S');
         assert_eq!(machine.end(), End::PowerOff);
         assert!(machine.transcript.matches(&fail).count() >= 2, "{}", machine.transcript);
         assert_eq!(machine.console.status_lines(), lines);
@@ -109,9 +109,9 @@ fn it_ends_as_it_is_told() {
         return;
     }
     for (action, letter, end) in [
-        (Action::Reset, 'r', End::Reset),
-        (Action::TripleFault, 't', End::TripleFault),
-        (Action::Shutdown, 's', End::PowerOff),
+        (Action::Reset, 'R', End::Reset),
+        (Action::TripleFault, 'T', End::TripleFault),
+        (Action::Shutdown, 'S', End::PowerOff),
     ] {
         let options = Options { trigger: Some(Trigger { action, at: 2 }), ..quick() };
         let mut machine = Machine::boot(&options, 32, None);
@@ -142,7 +142,7 @@ fn wrong_options_are_named_and_the_guest_still_answers() {
         machine.until("FAIL", |console| console.fail().is_some());
         let got = machine.console.fail().expect("Just seen");
         assert!(got.starts_with(fail), "{got}");
-        machine.send('s');
+        machine.send('S');
         assert_eq!(machine.end(), End::PowerOff);
     }
 }
@@ -159,7 +159,7 @@ fn dma_is_checked_and_counted() {
     }
     let mut machine = with_dma(Fault::None, 2000);
     machine.until("DMA", |console| console.last().is_some_and(|last| last.dma >= 1000));
-    machine.send('s');
+    machine.send('S');
     assert_eq!(machine.end(), End::PowerOff);
     let bye = machine.console.bye().expect("There is a bye line");
     assert!(bye.ok, "{}", machine.transcript);
@@ -183,7 +183,7 @@ fn the_device_is_reset_and_moved_under_load() {
     }
     let lines = machine.console.status_lines();
     machine.until("more", |console| console.status_lines() >= lines + 5);
-    machine.send('s');
+    machine.send('S');
     assert_eq!(machine.end(), End::PowerOff);
     assert!(machine.console.bye().is_some_and(|bye| bye.ok), "{}", machine.transcript);
     assert_eq!(machine.transcript.matches("probe: ndma0 reset").count(), 3);

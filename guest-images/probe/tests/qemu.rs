@@ -112,7 +112,7 @@ fn runs_on(machine: &str, test: &str) {
     let hello = qemu.console.hello().expect("It comes first");
     assert_eq!((hello.vcpus, hello.ws, hello.ndma), (1, 8 << 20, 0), "{}", qemu.transcript);
     assert!(qemu.console.status_lines() >= 2, "{}", qemu.transcript);
-    let letter = qemu.child.stdin.as_mut().expect("It is piped").write_all(b"s");
+    let letter = qemu.child.stdin.as_mut().expect("It is piped").write_all(b"S");
     letter.expect("It reads");
     qemu.read_until("bye", |console| console.bye().is_some());
     let bye = qemu.console.bye().expect("Just seen");

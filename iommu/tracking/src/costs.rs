@@ -5,7 +5,8 @@ use serde::{Deserialize, Serialize};
 use crate::page_size::TrackingPageSize;
 use crate::provider::ProviderKind;
 
-/// What one round costs with one provider, as measured.
+/// What one round costs with one provider, as measured: all of it, so that totals of providers of
+/// different classes can be compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Measured {
@@ -13,11 +14,11 @@ pub struct Measured {
     pub provider: ProviderKind,
     /// The tracking page size.
     pub page_size: TrackingPageSize,
-    /// One harvest, in ns.
+    /// CPU time of tracking: one harvest, and its share of starting and stopping, in ns.
     pub harvest_ns: u64,
     /// What the round's DMA took longer than without tracking, in ns.
     pub dma_ns: u64,
-    /// What it takes to send again the pages that it reports and that need not be, in ns.
+    /// What it takes to send again the pages that it reports, in ns.
     pub resend_ns: u64,
 }
 
@@ -28,6 +29,9 @@ impl Measured {
         self.harvest_ns.saturating_add(self.dma_ns).saturating_add(self.resend_ns)
     }
 }
+
+/// What costs at most this part more than the cheapest counts as cheap as it: a tenth.
+const NEAR: u64 = 10;
 
 /// Measurements, given from outside: this crate has no clock. May be empty.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,6 +48,16 @@ impl Costs {
         self.measured.iter().find(|cost| cost.provider == provider && cost.page_size == page_size)
     }
 
+    /// The cheapest by `total`, in ns, which is `None` for what is not to be had. Of those that cost
+    /// at most a tenth more the narrowest class: a measurement is no better than that, and what
+    /// reports less goes on being cheap when the load changes.
+    pub fn best(&self, total: impl Fn(&Measured) -> Option<u64>) -> Option<&Measured> {
+        let priced = || self.measured.iter().filter_map(|cost| Some((total(cost)?, cost)));
+        let least = priced().map(|(ns, _)| ns).min()?;
+        let near = priced().filter(|(ns, _)| ns.saturating_sub(least) <= least / NEAR);
+        near.min_by_key(|(ns, cost)| (cost.provider.class(), *ns)).map(|(_, cost)| cost)
+    }
+
     /// The cheapest size of this provider for which `usable` holds.
     pub(crate) fn cheapest(
         &self,
@@ -54,3 +68,7 @@ impl Costs {
         own.filter(|cost| usable(cost.page_size)).min_by_key(|cost| cost.total_ns())
     }
 }
+
+#[cfg(test)]
+#[path = "costs_test.rs"]
+mod tests;

@@ -153,11 +153,17 @@ impl Members {
         self.n_unlimited = self.members.iter().map(|member| u64::from(member.counts())).sum();
     }
 
-    pub(crate) fn may_enter_ndma(&self, rid: Rid) -> Result<(), SpaceError> {
-        let member = self.get(rid)?;
-        if member.ndma && !mutant!("ndma-underflow") {
+    /// Not if it does no DMA already.
+    pub(crate) fn may_be_silent(&self, rid: Rid) -> Result<(), SpaceError> {
+        if self.get(rid)?.ndma && !mutant!("ndma-underflow") {
             return Err(SpaceError::InNdma { rid });
         }
+        Ok(())
+    }
+
+    pub(crate) fn may_enter_ndma(&self, rid: Rid) -> Result<(), SpaceError> {
+        self.may_be_silent(rid)?;
+        let member = self.get(rid)?;
         if !member.device.caps.ndma {
             return Err(SpaceError::NoNdma { rid });
         }

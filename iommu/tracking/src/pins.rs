@@ -79,6 +79,8 @@ pub struct PinStats {
     pub pins: u64,
     /// Of these, for writing.
     pub write_pins: u64,
+    /// Pages pinned for writing; one that lies in several ranges counts in each.
+    pub write_pages: PageCount,
     /// Different ranges.
     pub ranges: usize,
 }
@@ -204,10 +206,11 @@ impl PinBoard {
     pub fn stats(&self) -> PinStats {
         let state = self.lock();
         let mut stats = PinStats { ranges: state.pins.len(), ..PinStats::default() };
-        for ((.., access), count) in &state.pins {
+        for ((start, end, access), count) in &state.pins {
             stats.pins += u64::from(*count);
             if *access == PinAccess::Write {
                 stats.write_pins += u64::from(*count);
+                stats.write_pages += PageCount(end - start);
             }
         }
         stats

@@ -1,7 +1,7 @@
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use drogher_iommu_types::{DirtyBitmap, Gpa, PAGE_SIZE};
+use drogher_iommu_types::{DirtyBitmap, Gpa, PAGE_SIZE, PageCount};
 
 use crate::pins::{MAX_PINNED_RANGES, PinAccess, PinBoard, PinError, PinStats};
 
@@ -66,7 +66,8 @@ fn pins_are_counted_by_range_and_access() {
     }
     board.pin(pages(2, 4), PinAccess::Write).expect("may overlap");
     board.pin(pages(1, 3), PinAccess::Read).expect("inside");
-    assert_eq!(board.stats(), PinStats { pins: 4, write_pins: 3, ranges: 3 });
+    let write_pages = PageCount(2 + 2);
+    assert_eq!(board.stats(), PinStats { pins: 4, write_pins: 3, write_pages, ranges: 3 });
     board.unpin(pages(1, 3), PinAccess::Write).expect("pinned");
     harvest(&board);
     assert_eq!(harvest(&board), [1, 2, 3], "the second pin lasts");

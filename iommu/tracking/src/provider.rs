@@ -75,6 +75,16 @@ impl ProviderKind {
         }
     }
 
+    /// What its reports are worth.
+    #[must_use]
+    pub const fn class(self) -> Class {
+        match self {
+            Self::Iommu | Self::Device | Self::Fault => Class::Exact,
+            Self::Pinned => Class::Pinned,
+            Self::All => Class::AllMapped,
+        }
+    }
+
     /// True for the two that are modes of the domain's own recording, of which it has one at a time.
     #[must_use]
     pub const fn is_recorder(self) -> bool {

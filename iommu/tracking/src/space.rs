@@ -42,6 +42,8 @@ pub struct Started {
     pub class: Class,
     /// The page size that was chosen.
     pub page_size: TrackingPageSize,
+    /// Pages of 4 KiB that its harvests have reported so far.
+    pub pages: PageCount,
 }
 
 /// How an address space is tracked at a moment.
@@ -153,7 +155,10 @@ impl TrackedSpace {
         let (mut tracked, mut failed, mut first) = (HarvestStats::default(), 0, None);
         for tracker in &mut running.trackers {
             match tracker.provider.harvest(&sink) {
-                Ok(stats) => tracked += stats,
+                Ok(stats) => {
+                    tracked += stats;
+                    tracker.pages += stats.pages;
+                }
                 Err(error) => {
                     failed += 1;
                     let error = Arc::new(error);
@@ -264,9 +269,26 @@ impl TrackedSpace {
     /// `NoDevice`, `InNdma`, `NoNdma`. `AddressSpace`: an access is still in flight; then it does
     /// not count as being in NDMA.
     pub fn ndma_entered(&self, rid: Rid) -> Result<(), SpaceError> {
+        self.silent(rid, |members| members.may_enter_ndma(rid))
+    }
+
+    /// The device has stopped, be it that it has NDMA or not: from now on it counts as being in NDMA,
+    /// until [`Self::ndma_left`].
+    ///
+    /// # Errors
+    /// As of [`Self::ndma_entered`], but for `NoNdma`.
+    pub fn stopped(&self, rid: Rid) -> Result<(), SpaceError> {
+        self.silent(rid, |members| members.may_be_silent(rid))
+    }
+
+    fn silent(
+        &self,
+        rid: Rid,
+        may: impl FnOnce(&Members) -> Result<(), SpaceError>,
+    ) -> Result<(), SpaceError> {
         let mut state = self.lock();
         let State { members, running } = &mut *state;
-        members.may_enter_ndma(rid)?;
+        may(members)?;
         if let Some(running) = running {
             self.space.drain()?;
             if members.is_unlimited(rid) {

@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use drogher_iommu_types::{Gpa, Rid};
+use drogher_iommu_types::{Gpa, PageCount, Rid};
 
 use crate::address_space::AddressSpace;
 use crate::log_ranges;
@@ -65,6 +65,8 @@ impl Spec {
 pub(crate) struct Tracker {
     pub(crate) spec: Spec,
     pub(crate) provider: Box<dyn Provider>,
+    /// What it has reported since it started.
+    pub(crate) pages: PageCount,
 }
 
 impl Tracker {
@@ -98,7 +100,7 @@ impl Tracker {
                 return Err(SpaceError::NoSource { device: "none".into(), provider: kind });
             }
         };
-        Ok(Self { spec, provider })
+        Ok(Self { spec, provider, pages: PageCount(0) })
     }
 
     pub(crate) fn device(&self) -> Option<Rid> {
@@ -117,6 +119,7 @@ impl Tracker {
             device: self.spec.device,
             class: self.provider.class(),
             page_size: self.provider.page_size(),
+            pages: self.pages,
         }
     }
 }

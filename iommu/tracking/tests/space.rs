@@ -73,6 +73,25 @@ fn ndma_is_entered_once_and_left_once() {
 }
 
 #[test]
+fn a_device_without_ndma_that_has_stopped_counts_no_more() {
+    let bench = Bench::new(64);
+    let mut device = bench.make(1);
+    device.caps.ndma = false;
+    let device = bench.attach(device);
+    bench.tracked.start(&bench.plan("provider=all", &[])).expect("started");
+    let refused = bench.tracked.ndma_entered(device.rid());
+    assert!(matches!(refused, Err(SpaceError::NoNdma { .. })));
+    device.write_page(5);
+    bench.tracked.stopped(device.rid()).expect("it may stop");
+    assert!(matches!(bench.tracked.stopped(device.rid()), Err(SpaceError::InNdma { .. })));
+    assert_eq!(bench.tracked.status().n_unlimited, 0);
+    assert_eq!(bench.harvest().len(), 64, "the last wide report");
+    assert!(bench.harvest().is_empty());
+    bench.tracked.ndma_left(device.rid()).expect("it goes on");
+    assert_eq!(bench.tracked.status().n_unlimited, 1);
+}
+
+#[test]
 fn the_counter_is_what_the_devices_say_whatever_happens() {
     let bench = Bench::new(16);
     let devices = [bench.plain(1), bench.logging(2), bench.pinning(3)];

@@ -368,9 +368,16 @@ typedef struct drogher_host {
 //
 // Status: DROGHER_OK; DROGHER_ERR_FAULT with `*done` = bytes accessed, from the start, before the
 // fault; DROGHER_ERR_PERM where the device may do no DMA (state, NDMA or ERROR), also in the middle
-// of an access; DROGHER_ERR_BUSY if too many threads do DMA; DROGHER_ERR_NOENT for an unknown
-// requester; DROGHER_ERR_INVAL for NULL, a length that cannot be, a misaligned atomic operation;
+// of an access; DROGHER_ERR_BUSY if too many threads do DMA, or another device takes no more for now:
+// `*done` bytes were accessed, try the rest later; DROGHER_ERR_NOENT for an unknown requester;
+// DROGHER_ERR_INVAL for NULL, a length that cannot be, a misaligned atomic operation;
 // DROGHER_ERR_SHUTDOWN. `done` and `old` may be NULL. `len` 0 is allowed and does nothing.
+//
+// `write` and `fill` reach the BARs of other devices too, where the configuration allows it. Such a
+// write is posted: it returns before the other device has it, and those of one thread arrive in order,
+// cut into naturally aligned accesses of 1, 2, 4 and 8 bytes. In RUNNING_P2P and PRE_COPY_P2P they
+// are not allowed (DROGHER_ERR_PERM). Reads and atomic operations there are faults, and so is the
+// device's own BAR.
 typedef struct drogher_dma {
   // sizeof, as the host was compiled.
   uint32_t size;
@@ -384,7 +391,7 @@ typedef struct drogher_dma {
                   void *data,
                   uint64_t len,
                   uint64_t *done);
-  // Writes `data` to guest memory.
+  // Writes `data` to guest memory, or to another device.
   // [any]
   int32_t (*write)(drogher_host_ctx *ctx,
                    uint32_t requester,
@@ -392,7 +399,7 @@ typedef struct drogher_dma {
                    const void *data,
                    uint64_t len,
                    uint64_t *done);
-  // Sets `len` bytes of guest memory to `byte`.
+  // Sets `len` bytes of guest memory, or of another device, to `byte`.
   // [any]
   int32_t (*fill)(drogher_host_ctx *ctx,
                   uint32_t requester,
@@ -791,8 +798,8 @@ typedef struct drogher_log_start {
 //
 // The bit of a page is set after the store; so a write that a report misses is in the next one, and
 // after `set_state` has returned STOP or STOP_COPY, or `ndma.enter` has returned, none is missing.
-// `reset` ends logging. A device that says that it has a log makes all of its writes through the
-// host's table of the same id, or to memory that it has pinned.
+// `reset` ends logging. Every write of the device to the ranges is in its log: those through the
+// host's table of the same id, and those to pinned memory, of which `pin` says the GPA.
 typedef struct drogher_dma_log {
   // sizeof, as the plugin was compiled.
   uint32_t size;
@@ -894,6 +901,9 @@ typedef struct drogher_pinned {
   uint64_t len;
   // For `unpin`; not 0.
   uint64_t handle;
+  // Where the first byte lies in the guest's physical address space, and the others after it: for a
+  // log of the plugin's own.
+  uint64_t gpa;
 } drogher_pinned;
 
 // The plugin's side. Needs `drogher.migration/1`: a device that is not told of STOP could not unpin.

@@ -16,9 +16,16 @@ pub const DROGHER_EXT_DMA: &core::ffi::CStr = c"drogher.dma/1";
 ///
 /// Status: DROGHER_OK; DROGHER_ERR_FAULT with `*done` = bytes accessed, from the start, before the
 /// fault; DROGHER_ERR_PERM where the device may do no DMA (state, NDMA or ERROR), also in the middle
-/// of an access; DROGHER_ERR_BUSY if too many threads do DMA; DROGHER_ERR_NOENT for an unknown
-/// requester; DROGHER_ERR_INVAL for NULL, a length that cannot be, a misaligned atomic operation;
+/// of an access; DROGHER_ERR_BUSY if too many threads do DMA, or another device takes no more for now:
+/// `*done` bytes were accessed, try the rest later; DROGHER_ERR_NOENT for an unknown requester;
+/// DROGHER_ERR_INVAL for NULL, a length that cannot be, a misaligned atomic operation;
 /// DROGHER_ERR_SHUTDOWN. `done` and `old` may be NULL. `len` 0 is allowed and does nothing.
+///
+/// `write` and `fill` reach the BARs of other devices too, where the configuration allows it. Such a
+/// write is posted: it returns before the other device has it, and those of one thread arrive in order,
+/// cut into naturally aligned accesses of 1, 2, 4 and 8 bytes. In RUNNING_P2P and PRE_COPY_P2P they
+/// are not allowed (DROGHER_ERR_PERM). Reads and atomic operations there are faults, and so is the
+/// device's own BAR.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct Dma {
@@ -38,7 +45,7 @@ pub struct Dma {
             done: *mut u64,
         ) -> i32,
     >,
-    /// Writes `data` to guest memory.
+    /// Writes `data` to guest memory, or to another device.
     /// [any]
     pub write: Option<
         unsafe extern "C" fn(
@@ -50,7 +57,7 @@ pub struct Dma {
             done: *mut u64,
         ) -> i32,
     >,
-    /// Sets `len` bytes of guest memory to `byte`.
+    /// Sets `len` bytes of guest memory, or of another device, to `byte`.
     /// [any]
     pub fill: Option<
         unsafe extern "C" fn(

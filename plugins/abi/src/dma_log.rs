@@ -76,8 +76,8 @@ pub struct LogStart {
 ///
 /// The bit of a page is set after the store; so a write that a report misses is in the next one, and
 /// after `set_state` has returned STOP or STOP_COPY, or `ndma.enter` has returned, none is missing.
-/// `reset` ends logging. A device that says that it has a log makes all of its writes through the
-/// host's table of the same id, or to memory that it has pinned.
+/// `reset` ends logging. Every write of the device to the ranges is in its log: those through the
+/// host's table of the same id, and those to pinned memory, of which `pin` says the GPA.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct DmaLog {

@@ -35,6 +35,9 @@ pub struct Pinned {
     pub len: u64,
     /// For `unpin`; not 0.
     pub handle: u64,
+    /// Where the first byte lies in the guest's physical address space, and the others after it: for a
+    /// log of the plugin's own.
+    pub gpa: u64,
 }
 
 /// The plugin's side. Needs `drogher.migration/1`: a device that is not told of STOP could not unpin.

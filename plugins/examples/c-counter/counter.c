@@ -10,6 +10,7 @@
  *   0x20  DOORBELL WO 32 any value: count, write to TARGET, interrupt 0
  *
  * All its work is done inside the calls, so it needs no lock and no thread: nothing runs after STOP.
+ * It logs the pages that it writes to, by setting bits in the host's bitmap.
  */
 #include "drogher_plugin.h"
 
@@ -34,6 +35,7 @@ typedef struct counter {
     const drogher_host *host;
     drogher_host_ctx *ctx;
     const drogher_dma *dma;
+    const drogher_dma_log_host *log_dma; /* NULL with a host of version 1.0 */
     uint32_t requester;
     uint32_t state;
     uint32_t ndma;
@@ -42,6 +44,9 @@ typedef struct counter {
     uint64_t target;
     uint32_t errors;
     uint32_t rung; /* a doorbell came while it could not act */
+    uint64_t *log; /* the host's bitmap while logging, else NULL */
+    uint64_t log_words, log_first;
+    uint32_t log_shift;
     saved image;
     uint64_t image_at;
 } counter;
@@ -71,12 +76,36 @@ static uint64_t number(const char *text, uint64_t len)
     return value;
 }
 
+/* After the store: these bytes of guest memory were written to. */
+static void log_run(counter *c, drogher_gpa_range run)
+{
+    uint64_t last = (run.gpa + run.len - 1) >> c->log_shift;
+    for (uint64_t page = run.gpa >> c->log_shift; page <= last; page++) {
+        uint64_t bit = page - (c->log_first >> c->log_shift);
+        if (bit / 64 < c->log_words)
+            __atomic_fetch_or(&c->log[bit / 64], UINT64_C(1) << (bit % 64), __ATOMIC_RELEASE);
+    }
+}
+
+static int32_t store(counter *c)
+{
+    if (c->log_dma == NULL)
+        return c->dma->write(c->ctx, c->requester, c->target, &c->count, sizeof c->count, NULL);
+    /* Four bytes touch two pages at most. */
+    drogher_gpa_range ranges[2];
+    drogher_gpa_runs runs = {.runs = ranges, .capacity = 2, .count = 0};
+    int32_t status = c->log_dma->write(c->ctx, c->requester, c->target, &c->count,
+                                       sizeof c->count, NULL, &runs);
+    for (uint64_t i = 0; c->log != NULL && i < runs.count; i++)
+        log_run(c, ranges[i]);
+    return status;
+}
+
 static void work(counter *c)
 {
     c->rung = 0;
     c->count += (uint32_t)c->step;
-    if (c->target != 0 && c->dma->write(c->ctx, c->requester, c->target, &c->count,
-                                        sizeof c->count, NULL) != DROGHER_OK)
+    if (c->target != 0 && store(c) != DROGHER_OK)
         c->errors++;
     c->host->irq(c->ctx, 0);
 }
@@ -92,6 +121,7 @@ static int32_t create(const drogher_create_info *info, void **dev_out)
     c->state = DROGHER_STATE_STOP;
     c->step = 1;
     c->dma = c->host->get_extension(c->ctx, DROGHER_EXT_DMA, strlen(DROGHER_EXT_DMA));
+    c->log_dma = c->host->get_extension(c->ctx, DROGHER_EXT_DMA_LOG, strlen(DROGHER_EXT_DMA_LOG));
     if (c->dma == NULL) {
         int32_t status = fails(c, DROGHER_ERR_NOTSUP, "The host has no DMA");
         free(c);
@@ -154,6 +184,7 @@ static int32_t reset(void *dev)
     c->target = 0;
     c->errors = 0;
     c->rung = 0;
+    c->log = NULL;
     return DROGHER_OK;
 }
 
@@ -278,6 +309,22 @@ static int32_t ndma_leave(void *dev)
     return DROGHER_OK;
 }
 
+static int32_t log_start(void *dev, drogher_log_start *info)
+{
+    counter *c = dev;
+    c->log = info->words;
+    c->log_words = info->word_count;
+    c->log_first = info->first_gpa;
+    c->log_shift = info->page_shift;
+    return DROGHER_OK;
+}
+
+static int32_t log_stop(void *dev)
+{
+    ((counter *)dev)->log = NULL;
+    return DROGHER_OK;
+}
+
 static int32_t param_info(uint32_t n, drogher_param_info *out)
 {
     (void)n;
@@ -347,6 +394,16 @@ static const drogher_ndma ndma = {
     .leave = ndma_leave,
 };
 
+static const drogher_dma_log dma_log = {
+    .size = sizeof(drogher_dma_log),
+    .flags = DROGHER_DMA_LOG_SHARED,
+    .min_page = DROGHER_DMA_LOG_PAGE_MIN,
+    .max_page = DROGHER_DMA_LOG_PAGE_MAX,
+    .max_ranges = DROGHER_DMA_LOG_RANGES_MAX,
+    .start = log_start,
+    .stop = log_stop,
+};
+
 static const drogher_params params = {
     .size = sizeof(drogher_params),
     .count = 1,
@@ -357,13 +414,14 @@ static const drogher_params params = {
 
 static const void *get_extension(void *dev, const char *id, uint64_t id_len)
 {
-    (void)dev;
     if (text_is(id, id_len, DROGHER_EXT_MIGRATION))
         return &migration;
     if (text_is(id, id_len, DROGHER_EXT_NDMA))
         return &ndma;
     if (text_is(id, id_len, DROGHER_EXT_PARAMS))
         return &params;
+    if (text_is(id, id_len, DROGHER_EXT_DMA_LOG) && dev != NULL && ((counter *)dev)->log_dma != NULL)
+        return &dma_log;
     return NULL;
 }
 

@@ -5,11 +5,13 @@
 //! `set_state` is to reach (`StopCopy`), or `worker`; `refuse:STATE`, `fail:doorbell`;
 //! `panic:worker-once`: the worker that there is when this is set.
 //! BAR 0: 0x00 RW64 IOVA that the worker counts at (0: the worker does nothing), 0x08 RO64 DMA calls
-//! that were refused, 0x10 RO64 those that were not, 0x18 RO64 interrupts refused, 0x20 RW64 scratch.
+//! that were refused, 0x10 RO64 those that were not, 0x18 RO64 interrupts refused, 0x20 RW64 scratch, 0x28 RW64
+//! address that the worker writes its turns to (0: nowhere), 0x30 RO64 those writes that were not refused,
+//! 0x38 RO64 those that were not allowed.
 
 use drogher_plugin_sdk::{
-    DeviceInfo, Doorbell, Failure, Host, ParamKind, ParamSpec, Params, PrecopyInfo, Read, Region,
-    State, StateFormat, export_plugin,
+    DeviceInfo, DmaErrorKind, Doorbell, Failure, Host, ParamKind, ParamSpec, Params, PrecopyInfo,
+    Read, Region, State, StateFormat, export_plugin,
 };
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -22,6 +24,9 @@ struct Shared {
     refused: AtomicU64,
     done: AtomicU64,
     irqs_refused: AtomicU64,
+    peer: AtomicU64,
+    sent: AtomicU64,
+    not_allowed: AtomicU64,
     panics: AtomicBool,
     end: AtomicBool,
 }
@@ -49,6 +54,15 @@ fn work(host: &Host, shared: &Shared) {
             if host.irq(0).is_err() {
                 shared.irqs_refused.fetch_add(1, Ordering::SeqCst);
             }
+        }
+        let peer = shared.peer.load(Ordering::SeqCst);
+        if peer != 0 {
+            let turn = shared.sent.load(Ordering::SeqCst);
+            match host.dma_write(peer, &turn.to_le_bytes()).map_err(|error| error.kind) {
+                Ok(()) => shared.sent.fetch_add(1, Ordering::SeqCst),
+                Err(DmaErrorKind::NotAllowed) => shared.not_allowed.fetch_add(1, Ordering::SeqCst),
+                Err(_) => 0,
+            };
         }
         std::thread::sleep(Duration::from_micros(50));
     }
@@ -119,6 +133,7 @@ impl drogher_plugin_sdk::Device for Hostile {
     fn reset(&mut self) -> Result<(), Failure> {
         self.trip("reset");
         self.shared.iova.store(0, Ordering::SeqCst);
+        self.shared.peer.store(0, Ordering::SeqCst);
         self.scratch = 0;
         Ok(())
     }
@@ -131,6 +146,9 @@ impl drogher_plugin_sdk::Device for Hostile {
             0x10 => self.shared.done.load(Ordering::SeqCst),
             0x18 => self.shared.irqs_refused.load(Ordering::SeqCst),
             0x20 => self.scratch,
+            0x28 => self.shared.peer.load(Ordering::SeqCst),
+            0x30 => self.shared.sent.load(Ordering::SeqCst),
+            0x38 => self.shared.not_allowed.load(Ordering::SeqCst),
             _ => return Err(Failure::invalid(format!("No register at {offset:#x}"))),
         };
         data.iter_mut().zip(value.to_le_bytes()).for_each(|(to, from)| *to = from);
@@ -145,6 +163,7 @@ impl drogher_plugin_sdk::Device for Hostile {
         match offset {
             0x00 => self.shared.iova.store(value, Ordering::SeqCst),
             0x20 => self.scratch = value,
+            0x28 => self.shared.peer.store(value, Ordering::SeqCst),
             _ => return Err(Failure::invalid(format!("No register at {offset:#x}"))),
         }
         Ok(())

@@ -2,8 +2,8 @@
 
 use crate::instance_error::Cause;
 use crate::pin_table::PinTable;
-use drogher_iommu::Requester;
-use drogher_iommu_types::mutant;
+use drogher_iommu::{FaultReason, Requester};
+use drogher_iommu_types::{Gpa, mutant};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant};
@@ -21,12 +21,36 @@ pub enum LogLevel {
     Debug,
 }
 
+/// What became of a write to an address that is not memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PeerWrite {
+    /// Posted: it will arrive, after all that were taken before it.
+    Taken,
+    /// No other device is there.
+    NotAPeer,
+    /// One is, to which this device may not write.
+    NotAllowed,
+    /// It has no room for more just now; nothing was taken.
+    Full,
+    /// It takes nothing: it is in ERROR, or does not run.
+    Closed,
+}
+
 /// What an instance needs of the machine. The functions are called from any thread, of the plugin's
 /// too, and must not call into the instance, nor block for long: stopping a device waits for them.
 pub trait HostServices: Send + Sync {
     /// The device triggers an MSI-X vector, below the number that it described. Only called while
     /// the device may interrupt: once a change to a stopped state or NDMA has returned, no more.
     fn irq(&self, vector: u16);
+
+    /// The device writes `data`, up to 4096 bytes, at `gpa`, where there is no memory: perhaps to
+    /// another device. Posted: returns at once, and calls into nobody. Only called with data while
+    /// the device may write to others: once a change to a P2P or stopped state or NDMA has returned,
+    /// no more. Without data it only asks whether there is somebody.
+    fn peer_write(&self, gpa: u64, data: &[u8]) -> PeerWrite {
+        let _ = (gpa, data);
+        PeerWrite::NotAPeer
+    }
 
     /// The device writes a line to the log: bounded in length and rate.
     fn log(&self, level: LogLevel, text: &str);
@@ -78,6 +102,8 @@ pub(crate) struct Context {
     pub(crate) device: Option<DeviceSide>,
     /// Interrupts may pass. Held for reading while one does.
     irq_gate: RwLock<bool>,
+    /// Writes to other devices may pass. Held for reading while one does.
+    peer_gate: RwLock<bool>,
     pub(crate) vectors: AtomicU32,
     /// Set once, if the plugin pins.
     pub(crate) pins: OnceLock<PinTable>,
@@ -113,6 +139,7 @@ impl Context {
             name,
             device,
             irq_gate: RwLock::new(false),
+            peer_gate: RwLock::new(false),
             vectors: AtomicU32::new(0),
             pins: OnceLock::new(),
             shut: AtomicBool::new(false),
@@ -141,8 +168,40 @@ impl Context {
         *self.irq_gate.write().unwrap_or_else(PoisonError::into_inner) = true;
     }
 
+    /// Lets writes to other devices pass, as far as DMA does. Does nothing if the device is broken.
+    pub(crate) fn open_to_peers(&self) {
+        let _changing = lock(&self.changing);
+        if self.broken().is_none() {
+            *self.peer_gate.write().unwrap_or_else(PoisonError::into_inner) = true;
+        }
+    }
+
+    /// Ends writes to other devices: on return none is under way.
+    pub(crate) fn close_to_peers(&self) {
+        if !mutant!("p2p-gate-open") {
+            *self.peer_gate.write().unwrap_or_else(PoisonError::into_inner) = false;
+        }
+    }
+
+    /// A write of the device to what is not memory.
+    pub(crate) fn peer_write(&self, gpa: Gpa, data: &[u8]) -> Result<(), FaultReason> {
+        let Some(device) = &self.device else { return Err(FaultReason::NotMapped) };
+        let open = self.peer_gate.read().unwrap_or_else(PoisonError::into_inner);
+        // With the gate closed it only asks: not every address without memory is a peer's.
+        let data = if *open { data } else { &[] };
+        match device.services.peer_write(gpa.0, data) {
+            PeerWrite::Taken if *open => Ok(()),
+            PeerWrite::Taken | PeerWrite::Full if !*open => Err(FaultReason::Revoked),
+            PeerWrite::Taken | PeerWrite::Full => Err(FaultReason::PeerBusy),
+            PeerWrite::NotAPeer | PeerWrite::NotAllowed | PeerWrite::Closed => {
+                Err(FaultReason::NotMapped)
+            }
+        }
+    }
+
     /// Ends DMA and interrupts: on return none is under way. The text says what stayed in flight.
     pub(crate) fn close(&self) -> Result<(), String> {
+        self.close_to_peers();
         *self.irq_gate.write().unwrap_or_else(PoisonError::into_inner) = false;
         match &self.device {
             Some(device) => device.requester.revoke().map_err(|error| error.to_string()),

@@ -6,7 +6,7 @@
 
 use crate::context::{Context, DeviceSide};
 use crate::host_table::{context, device, failed};
-use crate::pin_table::{PinRefusal, PinTable};
+use crate::pin_table::{Given, PinRefusal, PinTable};
 use core::ptr::null_mut;
 use drogher_iommu::Access;
 use drogher_plugin_abi as abi;
@@ -66,7 +66,7 @@ unsafe extern "C" fn pin(
     if out.is_null() {
         return abi::DROGHER_ERR_INVAL;
     }
-    let mut answer = abi::Pinned { ptr: null_mut(), len: 0, handle: 0 };
+    let mut answer = abi::Pinned { ptr: null_mut(), len: 0, handle: 0, gpa: 0 };
     // SAFETY: the plugin's promises.
     let result = unsafe { checked(ctx, requester, iova, len) };
     let status = result.and_then(|(context, device, pins)| {
@@ -82,7 +82,8 @@ unsafe extern "C" fn pin(
             }
             refused(context, &refusal)
         })?;
-        answer = abi::Pinned { ptr: given.ptr.as_ptr().cast(), len, handle: given.handle };
+        let Given { ptr, handle, gpa } = given;
+        answer = abi::Pinned { ptr: ptr.as_ptr().cast(), len, handle, gpa: gpa.0 };
         Ok(())
     });
     // SAFETY: not NULL, and the plugin's promise.

@@ -191,7 +191,7 @@ pub(crate) fn failed(context: &Context, error: &DmaError) -> i32 {
             abi::DROGHER_ERR_PERM
         }
         FaultReason::Misaligned => abi::DROGHER_ERR_INVAL,
-        FaultReason::Busy => abi::DROGHER_ERR_BUSY,
+        FaultReason::Busy | FaultReason::PeerBusy => abi::DROGHER_ERR_BUSY,
         _ => {
             context.dma_faults.fetch_add(1, Ordering::Relaxed);
             abi::DROGHER_ERR_FAULT
@@ -210,6 +210,21 @@ pub(crate) unsafe fn dma(
     done: *mut u64,
     access: impl FnOnce(&Requester) -> Result<u64, DmaError>,
 ) -> i32 {
+    // SAFETY: the caller's promises.
+    unsafe { dma_or(ctx, requester, way, done, |_, requester| access(requester)) }
+}
+
+/// As [`dma`], for an access that may go to other devices.
+///
+/// # Safety
+/// As there.
+unsafe fn dma_or(
+    ctx: *mut abi::HostCtx,
+    requester: u32,
+    way: Way,
+    done: *mut u64,
+    access: impl FnOnce(&Context, &Requester) -> Result<u64, DmaError>,
+) -> i32 {
     let set_done = |value: u64| {
         if !done.is_null() {
             // SAFETY: the caller's promise.
@@ -226,7 +241,7 @@ pub(crate) unsafe fn dma(
         context.dma_refused.fetch_add(1, Ordering::Relaxed);
         return abi::DROGHER_ERR_PERM;
     }
-    match access(&device.requester) {
+    match access(context, &device.requester) {
         Ok(bytes) => {
             set_done(bytes);
             abi::DROGHER_OK
@@ -273,8 +288,9 @@ unsafe extern "C" fn write(
     // SAFETY: the plugin's promises: `data` is readable for `len` bytes.
     unsafe {
         let Some(data) = bytes(data, len) else { return abi::DROGHER_ERR_INVAL };
-        dma(ctx, requester, Way::Write, done, |requester| {
-            requester.write(Iova(iova), data).map(|()| len)
+        dma_or(ctx, requester, Way::Write, done, |context, requester| {
+            let beyond = |gpa, part: &[u8]| context.peer_write(gpa, part);
+            requester.write_or(Iova(iova), data, beyond).map(|()| len)
         })
     }
 }
@@ -289,8 +305,9 @@ unsafe extern "C" fn fill(
 ) -> i32 {
     // SAFETY: the plugin's promises.
     unsafe {
-        dma(ctx, requester, Way::Write, done, |requester| {
-            requester.fill(Iova(iova), byte, len).map(|()| len)
+        dma_or(ctx, requester, Way::Write, done, |context, requester| {
+            let beyond = |gpa, part: &[u8]| context.peer_write(gpa, part);
+            requester.fill_or(Iova(iova), byte, len, beyond).map(|()| len)
         })
     }
 }

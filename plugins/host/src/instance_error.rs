@@ -149,7 +149,7 @@ pub enum InstanceError {
         source: TableError,
     },
     /// A parameter is wrong.
-    #[error("Device {instance}: {source}")]
+    #[error("Device {instance}: a parameter is wrong")]
     Param {
         /// The instance.
         instance: String,

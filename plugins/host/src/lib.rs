@@ -30,7 +30,7 @@ mod sized;
 mod state;
 mod text;
 
-pub use context::{HostServices, LogLevel, Stats};
+pub use context::{HostServices, LogLevel, PeerWrite, Stats};
 pub use descriptor::Descriptor;
 pub use device_info::{DeviceInfo, Doorbell, InfoError, Region};
 pub use exit::{end_if_loading_hangs, exit_now};

@@ -185,7 +185,7 @@ pub enum LoadError {
         path: PathBuf,
     },
     /// The descriptor is not usable.
-    #[error("Plugin {path} cannot be used: {source}")]
+    #[error("Plugin {path} cannot be used")]
     Descriptor {
         /// The path.
         path: PathBuf,
@@ -202,7 +202,7 @@ pub enum LoadError {
         source: Arc<libloading::Error>,
     },
     /// A table is not usable.
-    #[error("Plugin {path} cannot be used: {source}")]
+    #[error("Plugin {path} cannot be used")]
     Table {
         /// The path.
         path: PathBuf,
@@ -232,7 +232,7 @@ pub enum LoadError {
         deadline: Duration,
     },
     /// Its list of parameters is not usable.
-    #[error("Plugin {path}: its parameters are not usable: {source}")]
+    #[error("Plugin {path}: its parameters are not usable")]
     Params {
         /// The path.
         path: PathBuf,

@@ -32,6 +32,7 @@ pub(crate) enum PinRefusal {
 pub(crate) struct Given {
     pub(crate) ptr: NonNull<u8>,
     pub(crate) handle: u64,
+    pub(crate) gpa: Gpa,
 }
 
 struct Pin {
@@ -95,9 +96,9 @@ impl PinTable {
             }
             // Never used twice: 2^64 of them take longer than any process lives.
             state.last += 1;
-            let handle = state.last;
+            let (handle, gpa) = (state.last, found.gpa.start);
             state.pins.insert(handle, Pin { iova, gpa: found.gpa, access: kind });
-            Ok(Given { ptr, handle })
+            Ok(Given { ptr, handle, gpa })
         };
         requester.locate(Iova(iova), len, access, keep).map_err(PinRefusal::Dma)?
     }

@@ -61,6 +61,11 @@ impl State {
         matches!(self, State::Running | State::RunningP2p | State::PreCopy | State::PreCopyP2p)
     }
 
+    /// The device may write to other devices (unless NDMA was entered).
+    pub fn reaches_peers(self) -> bool {
+        matches!(self, State::Running | State::PreCopy)
+    }
+
     /// State can be read.
     pub fn saves(self) -> bool {
         matches!(self, State::PreCopy | State::PreCopyP2p | State::StopCopy)

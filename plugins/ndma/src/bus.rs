@@ -5,8 +5,15 @@
 
 use std::io;
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
-use drogher_plugin_sdk::Host;
+use drogher_plugin_sdk::{DmaErrorKind, Host};
+
+/// How long a write waits for another device that takes no more. Bounded far below
+/// [`PARK_DEADLINE`](crate::worker::PARK_DEADLINE): who parks the worker waits for it.
+const BUSY_PATIENCE: Duration = Duration::from_millis(50);
+/// Between two tries.
+const BUSY_PAUSE: Duration = Duration::from_micros(50);
 
 /// An access that the IOMMU (or the host) did not let through.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,6 +43,9 @@ pub trait Bus: Send + Sync + 'static {
     /// Triggers an MSI-X vector. Mask and pending bits are the host's affair.
     fn irq(&self, vector: u16);
 
+    /// The descriptor at hand is done: whatever was kept for it is given back.
+    fn finish(&self) {}
+
     /// Starts a thread. If it panics, the device is declared broken: a worker has no caller to
     /// return an error to.
     ///
@@ -50,7 +60,18 @@ impl Bus for Host {
     }
 
     fn write(&self, iova: u64, data: &[u8]) -> Result<(), Fault> {
-        self.dma_write(iova, data).map_err(|error| Fault { done: error.done })
+        let begin = Instant::now();
+        let mut done = 0_u64;
+        loop {
+            let at = iova.saturating_add(done);
+            let rest = usize::try_from(done).ok().and_then(|done| data.get(done..));
+            let Err(error) = self.dma_write(at, rest.unwrap_or_default()) else { return Ok(()) };
+            done = done.saturating_add(error.done);
+            if error.kind != DmaErrorKind::Busy || begin.elapsed() >= BUSY_PATIENCE {
+                return Err(Fault { done });
+            }
+            std::thread::sleep(BUSY_PAUSE);
+        }
     }
 
     fn irq(&self, vector: u16) {

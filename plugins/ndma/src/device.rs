@@ -3,14 +3,17 @@
 use std::sync::Arc;
 
 use drogher_plugin_sdk::{
-    Device, DeviceInfo, Doorbell, Failure, Host, ParamSpec, Params, PrecopyInfo, Read, Region,
-    State, StateFormat,
+    Device, DeviceInfo, Doorbell, Failure, Host, LogCaps, LogReport, LogStart, ParamSpec, Params,
+    PinKind, PrecopyInfo, Preference, Read, Region, State, StateFormat,
 };
 
-use crate::bus::Bus;
+use crate::log::Log;
 use crate::migrate::{self, Session};
 use crate::ops::lock;
+use crate::params::Ways;
 use crate::regs::{self, CONTROL_RESET, DOORBELL, REGION_BYTES, Registers, Write};
+use crate::tracked::{Port, Tracked};
+use crate::window::Window;
 use crate::worker::{Shared, Worker};
 use crate::{format, params};
 
@@ -29,20 +32,25 @@ pub struct Ndma {
     shared: Arc<Shared>,
     session: Session,
     state: State,
+    ways: Ways,
+    log: Arc<Log>,
     /// Ends with the instance.
     _worker: Worker,
 }
 
 impl Ndma {
-    /// A device after power-on, on any bus.
+    /// A device after power-on, at any port.
     ///
     /// # Errors
     /// A parameter with a bad value; no thread to be had.
-    pub fn new(bus: impl Bus, params: &Params) -> Result<Self, Failure> {
+    pub fn new(port: impl Port, params: &Params) -> Result<Self, Failure> {
+        let (ways, log) = (Ways::new(params)?, Arc::new(Log::default()));
+        let bus = Tracked::new(port, ways.clone(), Arc::clone(&log));
         let shared = Arc::new(Shared::new(params::scratch_pages(params)?));
         let worker = Worker::start(Arc::clone(&shared), bus)
             .map_err(|error| Failure::io(format!("Cannot start the ring worker: {error}")))?;
-        Ok(Self { shared, session: Session::None, state: State::Stop, _worker: worker })
+        let session = Session::None;
+        Ok(Self { shared, session, state: State::Stop, ways, log, _worker: worker })
     }
 
     /// Applies a write of the driver. What must be silent afterwards waits for the worker.
@@ -51,9 +59,15 @@ impl Ndma {
             self.shared.with(|inner| inner.regs.apply(write));
             return Ok(());
         }
-        let idle = self.shared.while_idle(|inner| inner.regs.apply(write));
+        let reset = matches!(write, Write::Control(value) if value & CONTROL_RESET != 0);
+        let idle = self.shared.while_idle(|inner| {
+            inner.regs.apply(write);
+            if reset {
+                inner.window = Window::default();
+            }
+        });
         idle.map_err(migrate::not_parked)?;
-        if matches!(write, Write::Control(value) if value & CONTROL_RESET != 0) {
+        if reset {
             lock(&self.shared.scratch).wipe();
         }
         Ok(())
@@ -64,7 +78,7 @@ impl Device for Ndma {
     const MIGRATION: Option<StateFormat> = Some(StateFormat {
         version: format::VERSION,
         min_reader: format::VERSION,
-        oldest_read: format::VERSION,
+        oldest_read: format::OLDEST_READ,
         p2p: true,
         pre_copy: true,
     });
@@ -87,6 +101,7 @@ impl Device for Ndma {
     fn reset(&mut self) -> Result<(), Failure> {
         let idle = self.shared.while_idle(|inner| {
             inner.regs = Registers::default();
+            inner.window = Window::default();
             inner.running = false;
             inner.ndma = false;
         });
@@ -94,6 +109,7 @@ impl Device for Ndma {
         lock(&self.shared.scratch).wipe();
         self.session = Session::None;
         self.state = State::Stop;
+        self.log.stop();
         Ok(())
     }
 
@@ -102,13 +118,20 @@ impl Device for Ndma {
             return Err(Failure::invalid(format!("No region {region}")));
         }
         let scratch = lock(&self.shared.scratch).size();
-        self.shared.peek(|inner| inner.regs.read(offset, data, inner.is_busy(), scratch));
+        self.shared.peek(|inner| {
+            if !inner.window.read(offset, data) {
+                inner.regs.read(offset, data, inner.is_busy(), scratch);
+            }
+        });
         Ok(())
     }
 
     fn region_write(&mut self, region: u32, offset: u64, data: &[u8]) -> Result<(), Failure> {
         if region != REGION {
             return Err(Failure::invalid(format!("No region {region}")));
+        }
+        if self.shared.quietly(|inner| inner.window.write(offset, data)) {
+            return Ok(());
         }
         regs::decode_write(offset, data).map_or(Ok(()), |write| self.write(write))
     }
@@ -150,6 +173,40 @@ impl Device for Ndma {
     fn leave_ndma(&mut self) -> Result<(), Failure> {
         self.shared.with(|inner| inner.ndma = false);
         Ok(())
+    }
+
+    fn has_ndma(&self) -> bool {
+        self.ways.ndma
+    }
+
+    fn log_caps(&self) -> Option<LogCaps> {
+        self.ways.log_caps()
+    }
+
+    fn log_start(&mut self, start: LogStart) -> Result<u64, Failure> {
+        Ok(self.log.start(start))
+    }
+
+    fn log_report(&mut self, gpa: u64, report: &mut LogReport<'_>) -> Result<(), Failure> {
+        self.log.report(gpa, report)
+    }
+
+    fn log_stop(&mut self) -> Result<(), Failure> {
+        self.log.stop();
+        Ok(())
+    }
+
+    fn pin_kind(&self) -> Option<PinKind> {
+        self.ways.pin_kind()
+    }
+
+    /// Pins last for one descriptor, and the host refuses new ones there: it is enough to wait.
+    fn unmap(&mut self, _iova: u64, _len: u64) -> Result<(), Failure> {
+        self.shared.while_idle(|_| ()).map_err(migrate::not_parked)
+    }
+
+    fn preference(&self) -> Option<Preference> {
+        self.ways.preference.clone()
     }
 }
 

@@ -2,9 +2,12 @@
 
 use crate::regs::Registers;
 use crate::scratch::PAGE;
+use crate::window::{WINDOW_BYTES, Window};
 
-/// Version that is written, and the only one that is read.
-pub const VERSION: u32 = 1;
+/// Version that is written.
+pub const VERSION: u32 = 2;
+/// Oldest version that is read: it has no window.
+pub const OLDEST_READ: u32 = 1;
 /// First bytes of the stream.
 pub const MAGIC: [u8; 8] = *b"ndmastat";
 /// Bytes of the header: magic, u32 version, u32 reserved, u64 bytes of scratch memory.
@@ -15,8 +18,11 @@ pub const SECTION_BYTES: usize = 8;
 pub const SCRATCH_BYTES: usize = 8 + PAGE;
 /// Length of a section [`Kind::Registers`].
 pub const REGISTERS_BYTES: usize = 56;
-/// All bytes after the last scratch page: the registers and the end.
-pub const TAIL_BYTES: usize = SECTION_BYTES + REGISTERS_BYTES + SECTION_BYTES;
+/// Length of a section [`Kind::Window`].
+pub const WINDOW_SECTION_BYTES: usize = 8 + 8 + WINDOW_BYTES;
+/// All bytes after the last scratch page: the registers, the window and the end.
+pub const TAIL_BYTES: usize =
+    SECTION_BYTES + REGISTERS_BYTES + SECTION_BYTES + WINDOW_SECTION_BYTES + SECTION_BYTES;
 
 /// The kinds of sections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,13 +34,16 @@ pub enum Kind {
     Registers = 2,
     /// Nothing follows.
     End = 3,
+    /// u64 writes, u64 sum, then the window's memory, once, after the worker was parked.
+    Window = 4,
 }
 
 impl Kind {
     /// The kind with this number.
     #[must_use]
     pub fn from_number(number: u32) -> Option<Self> {
-        [Self::Scratch, Self::Registers, Self::End].into_iter().find(|kind| *kind as u32 == number)
+        let kinds = [Self::Scratch, Self::Registers, Self::End, Self::Window];
+        kinds.into_iter().find(|kind| *kind as u32 == number)
     }
 
     /// The length that each section of this kind has.
@@ -43,6 +52,7 @@ impl Kind {
         match self {
             Self::Scratch => SCRATCH_BYTES,
             Self::Registers => REGISTERS_BYTES,
+            Self::Window => WINDOW_SECTION_BYTES,
             Self::End => 0,
         }
     }
@@ -63,8 +73,8 @@ pub fn put_scratch(out: &mut Vec<u8>, page: usize, bytes: &[u8]) {
     out.extend_from_slice(bytes);
 }
 
-/// Appends the registers and the end.
-pub fn put_tail(out: &mut Vec<u8>, regs: &Registers) {
+/// Appends the registers, the window and the end.
+pub fn put_tail(out: &mut Vec<u8>, regs: &Registers, window: &Window) {
     put_section(out, Kind::Registers);
     put_u32(out, u32::from(regs.enabled));
     put_u32(out, u32::from(regs.irq_enabled));
@@ -77,6 +87,10 @@ pub fn put_tail(out: &mut Vec<u8>, regs: &Registers) {
     put_u64(out, u64::from(regs.next));
     put_u64(out, regs.completed);
     put_u64(out, regs.bytes);
+    put_section(out, Kind::Window);
+    put_u64(out, window.writes);
+    put_u64(out, window.sum);
+    out.extend_from_slice(window.memory.as_slice());
     put_section(out, Kind::End);
 }
 

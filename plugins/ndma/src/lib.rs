@@ -4,7 +4,9 @@
 //! `DESIGN.md` is its datasheet. The files, from the guest inwards: [`device`] (calls in), [`regs`]
 //! (registers), [`worker`] (the thread and how it is stopped), [`ring`] (one descriptor),
 //! [`descriptor`] (layout and checks), [`ops`] (the payload), [`scratch`] (memory on the device),
-//! [`migrate`], [`save`], [`load`] and [`format`] (the saved state), [`params`], [`bus`].
+//! [`window`] (memory for others to write to), [`migrate`], [`save`], [`load`] and [`format`] (the
+//! saved state), [`params`], [`bus`], [`tracked`] and [`log`] (the parts that it can play for dirty
+//! tracking).
 #![cfg_attr(
     not(test),
     deny(
@@ -21,6 +23,7 @@ pub mod descriptor;
 pub mod device;
 pub mod format;
 pub mod load;
+pub mod log;
 pub mod migrate;
 pub mod ops;
 pub mod params;
@@ -28,6 +31,8 @@ pub mod regs;
 pub mod ring;
 pub mod save;
 pub mod scratch;
+pub mod tracked;
+pub mod window;
 pub mod worker;
 
 #[cfg(test)]

@@ -3,9 +3,12 @@
 
 use thiserror::Error;
 
-use crate::format::{self, HEADER_BYTES, Kind, MAGIC, REGISTERS_BYTES, SECTION_BYTES, VERSION};
+use crate::format::{
+    self, HEADER_BYTES, Kind, MAGIC, OLDEST_READ, REGISTERS_BYTES, SECTION_BYTES, VERSION,
+};
 use crate::regs::{Invalid, Registers};
 use crate::scratch::PAGE;
+use crate::window::Window;
 
 /// Why a state was refused.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -14,7 +17,7 @@ pub enum LoadError {
     #[error("Saved state begins with {0:02x?}, not with {MAGIC:02x?}")]
     Magic([u8; 8]),
     /// Written by another version.
-    #[error("Saved state has version {0}, this device reads version {VERSION}")]
+    #[error("Saved state has version {0}, this device reads versions {OLDEST_READ} to {VERSION}")]
     Version(u32),
     /// A reserved field of the header is used.
     #[error("Saved state has {0:#x} in a reserved field of its header")]
@@ -41,9 +44,9 @@ pub enum LoadError {
     /// A page that is not there.
     #[error("Saved state has a scratch page at offset {0:#x}, which is no page of this device")]
     Offset(u64),
-    /// Registers more than once.
-    #[error("Saved state has two Registers sections")]
-    Twice,
+    /// A section that may come only once came again.
+    #[error("Saved state has two {0:?} sections")]
+    Twice(Kind),
     /// A flag that is neither 0 nor 1.
     #[error("Register field {field} is a flag and cannot be {value}")]
     Flag {
@@ -67,6 +70,9 @@ pub enum LoadError {
     /// The registers were never sent.
     #[error("Saved state lacks the Registers section")]
     MissingRegisters,
+    /// The window was never sent.
+    #[error("Saved state lacks the Window section")]
+    MissingWindow,
 }
 
 /// A state that was checked as a whole.
@@ -76,6 +82,8 @@ pub struct Loaded {
     pub scratch: Vec<u8>,
     /// The registers.
     pub regs: Registers,
+    /// The window; empty in a state that has none.
+    pub window: Window,
 }
 
 /// What the next bytes are.
@@ -96,6 +104,9 @@ pub struct Load {
     scratch: Vec<u8>,
     seen: Vec<bool>,
     regs: Option<Registers>,
+    /// The header says that there is one.
+    has_window: bool,
+    window: Option<Window>,
 }
 
 impl Load {
@@ -108,6 +119,8 @@ impl Load {
             scratch: vec![0; pages.saturating_mul(PAGE)],
             seen: vec![false; pages],
             regs: None,
+            has_window: true,
+            window: None,
         }
     }
 
@@ -146,11 +159,14 @@ impl Load {
                 if magic != MAGIC {
                     return Err(LoadError::Magic(magic));
                 }
-                match (fields.u32(), fields.u32()) {
-                    (VERSION, 0) => {}
-                    (VERSION, reserved) => return Err(LoadError::Reserved(reserved)),
-                    (version, _) => return Err(LoadError::Version(version)),
+                let (version, reserved) = (fields.u32(), fields.u32());
+                if !(OLDEST_READ..=VERSION).contains(&version) {
+                    return Err(LoadError::Version(version));
                 }
+                if reserved != 0 {
+                    return Err(LoadError::Reserved(reserved));
+                }
+                self.has_window = version >= 2;
                 let (theirs, ours) = (fields.u64(), self.scratch.len() as u64);
                 if theirs != ours {
                     return Err(LoadError::ScratchBytes { theirs, ours });
@@ -159,7 +175,9 @@ impl Load {
             }
             Expect::Section => {
                 let (number, length) = (fields.u32(), fields.u32());
-                let kind = Kind::from_number(number).ok_or(LoadError::Kind(number))?;
+                let known = |kind: &Kind| *kind != Kind::Window || self.has_window;
+                let kind = Kind::from_number(number).filter(known);
+                let kind = kind.ok_or(LoadError::Kind(number))?;
                 if usize::try_from(length) != Ok(kind.length()) {
                     return Err(LoadError::Length { kind, length });
                 }
@@ -176,7 +194,15 @@ impl Load {
                 let regs = registers(&mut fields)?;
                 regs.check()?;
                 if self.regs.replace(regs).is_some() {
-                    return Err(LoadError::Twice);
+                    return Err(LoadError::Twice(Kind::Registers));
+                }
+                Ok(Expect::Section)
+            }
+            Expect::Payload(Kind::Window) => {
+                let (writes, sum) = (fields.u64(), fields.u64());
+                let window = Window { memory: Box::new(fields.bytes()), writes, sum };
+                if self.window.replace(window).is_some() {
+                    return Err(LoadError::Twice(Kind::Window));
                 }
                 Ok(Expect::Section)
             }
@@ -218,7 +244,11 @@ impl Load {
             return Err(LoadError::MissingPage((page as u64).saturating_mul(PAGE as u64)));
         }
         let regs = self.regs.ok_or(LoadError::MissingRegisters)?;
-        Ok(Loaded { scratch: self.scratch, regs })
+        let window = match self.window {
+            None if self.has_window => return Err(LoadError::MissingWindow),
+            window => window.unwrap_or_default(),
+        };
+        Ok(Loaded { scratch: self.scratch, regs, window })
     }
 }
 

@@ -1,5 +1,5 @@
 use super::*;
-use crate::format::{TAIL_BYTES, put_header, put_scratch, put_tail};
+use crate::format::{TAIL_BYTES, WINDOW_SECTION_BYTES, put_header, put_scratch, put_tail};
 use proptest::prelude::*;
 
 const PAGES: usize = 2;
@@ -25,8 +25,22 @@ fn stream(regs: &Registers) -> Vec<u8> {
     put_scratch(&mut out, 0, &[1; PAGE]);
     put_scratch(&mut out, 1, &[2; PAGE]);
     put_scratch(&mut out, 0, &[3; PAGE]);
-    put_tail(&mut out, regs);
+    put_tail(&mut out, regs, &window());
     out
+}
+
+fn window() -> Window {
+    let mut window = Window::default();
+    assert!(window.write(crate::regs::WINDOW + 8, &[1, 2, 3, 4]));
+    window
+}
+
+/// [`stream`] as version 1 wrote it.
+fn old_stream() -> Vec<u8> {
+    let mut out = with(8, &[1]);
+    let end = out.split_off(out.len() - SECTION_BYTES);
+    out.truncate(out.len() - SECTION_BYTES - WINDOW_SECTION_BYTES);
+    [out, end].concat()
 }
 
 fn load(bytes: &[u8]) -> Result<Loaded, LoadError> {
@@ -54,9 +68,15 @@ fn pieces_of_any_size_give_the_same() {
             load.write(piece).unwrap();
         }
         let loaded = load.finish().unwrap();
-        assert_eq!(loaded.regs, regs());
+        assert_eq!((loaded.regs, loaded.window), (regs(), window()));
         assert_eq!(loaded.scratch, [[3; PAGE], [2; PAGE]].concat());
     }
+}
+
+#[test]
+fn a_state_of_version_1_has_no_window() {
+    let loaded = load(&old_stream()).unwrap();
+    assert_eq!((loaded.regs, loaded.window), (regs(), Window::default()));
 }
 
 #[test]
@@ -70,6 +90,8 @@ fn a_state_that_ends_early_is_refused_wherever_it_ends() {
             scratch: Vec::new(),
             seen: vec![true; PAGES],
             regs: Some(regs()),
+            has_window: false,
+            window: None,
         };
         let error = cut.finish().unwrap_err();
         assert!(matches!(error, LoadError::Truncated(_)), "{error} at {at}");
@@ -84,7 +106,9 @@ fn what_is_wrong_is_named() {
     let trailing = [stream(&regs()), vec![0]].concat();
     for (bytes, expected) in [
         (with(0, b"x"), "begins with"),
-        (with(8, &[2]), "version 2"),
+        (with(8, &[3]), "version 3, this device reads versions 1 to 2"),
+        (with(8, &[0]), "version 0"),
+        (with(8, &[1]), "unknown kind 4"),
         (with(12, &[9]), "0x9"),
         (with(16, &[0, 0x40]), "16384 bytes of scratch memory, this device 8192 (scratch_kib)"),
         (with(24, &[9]), "unknown kind 9"),
@@ -115,15 +139,19 @@ fn nothing_may_be_missing_or_double() {
     let mut out = Vec::new();
     put_header(&mut out, (PAGES * PAGE) as u64);
     put_scratch(&mut out, 0, &[1; PAGE]);
-    put_tail(&mut out, &regs());
+    put_tail(&mut out, &regs(), &window());
     assert_eq!(load(&out).unwrap_err(), LoadError::MissingPage(4096));
 
     let mut out = stream(&regs());
     let end = out.split_off(out.len() - SECTION_BYTES);
-    let tail = out[out.len() - SECTION_BYTES - REGISTERS_BYTES..].to_vec();
-    assert_eq!(load(&[out.clone(), tail, end.clone()].concat()).unwrap_err(), LoadError::Twice);
-    out.truncate(out.len() - SECTION_BYTES - REGISTERS_BYTES);
-    assert_eq!(load(&[out, end].concat()).unwrap_err(), LoadError::MissingRegisters);
+    let window = out.split_off(out.len() - SECTION_BYTES - WINDOW_SECTION_BYTES);
+    let regs = out.split_off(out.len() - SECTION_BYTES - REGISTERS_BYTES);
+    let sections = |sections: &[&[u8]]| load(&[out.as_slice(), &sections.concat(), &end].concat());
+    assert_eq!(sections(&[&regs, &window, &regs]).unwrap_err(), LoadError::Twice(Kind::Registers));
+    assert_eq!(sections(&[&regs, &window, &window]).unwrap_err(), LoadError::Twice(Kind::Window));
+    assert_eq!(sections(&[&window]).unwrap_err(), LoadError::MissingRegisters);
+    assert_eq!(sections(&[&regs]).unwrap_err(), LoadError::MissingWindow);
+    assert!(sections(&[&window, &regs]).is_ok());
     assert_eq!(load(&[]).unwrap_err(), LoadError::Truncated("header"));
 }
 

@@ -80,7 +80,7 @@ fn commit(shared: &Shared, session: &mut Session) -> Result<(), Failure> {
         Ok(loaded) => {
             // The size was checked against the header.
             lock(&shared.scratch).replace(loaded.scratch);
-            shared.with(|inner| inner.regs = loaded.regs);
+            shared.with(|inner| (inner.regs, inner.window) = (loaded.regs, loaded.window));
             Ok(())
         }
         Err(error) => Err(refuse(session, error)),

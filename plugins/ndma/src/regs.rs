@@ -28,6 +28,14 @@ pub const COMPLETED: u64 = 0x028;
 pub const BYTES: u64 = 0x030;
 /// RO, 64 bits: size of the scratch memory.
 pub const SCRATCH_BYTES: u64 = 0x038;
+/// RO, 64 bits: writes to the window since reset.
+pub const WINDOW_WRITES: u64 = 0x040;
+/// RO, 64 bits: running sum over the values written to the window.
+pub const WINDOW_SUM: u64 = 0x048;
+/// RO, 64 bits: size of the window.
+pub const WINDOW_BYTES: u64 = 0x050;
+/// The window begins here.
+pub const WINDOW: u64 = 0x400;
 /// WO: any value makes the device look at the ring.
 pub const DOORBELL: u64 = 0x800;
 
@@ -154,17 +162,9 @@ impl Registers {
     /// hand. `scratch`: bytes of scratch memory.
     pub fn read(&self, offset: u64, data: &mut [u8], busy: bool, scratch: u64) {
         data.fill(0xFF);
-        let in_region = offset < REGION_BYTES;
-        match data.len() {
-            4 if in_region && offset.is_multiple_of(4) => {
-                let [a, b, c, d, e, f, g, h] = self.quad(offset & !7, busy, scratch).to_le_bytes();
-                let half = if offset.is_multiple_of(8) { [a, b, c, d] } else { [e, f, g, h] };
-                data.copy_from_slice(&half);
-            }
-            8 if matches!(offset, RING_BASE | COMPLETED | BYTES | SCRATCH_BYTES) => {
-                data.copy_from_slice(&self.quad(offset, busy, scratch).to_le_bytes());
-            }
-            _ => {}
+        let wide = matches!(offset, RING_BASE | COMPLETED | BYTES | SCRATCH_BYTES | WINDOW_BYTES);
+        if offset < REGION_BYTES && (data.len() != 8 || wide) {
+            part(self.quad(offset & !7, busy, scratch), offset, data);
         }
     }
 
@@ -180,6 +180,7 @@ impl Registers {
             COMPLETED => self.completed,
             BYTES => self.bytes,
             SCRATCH_BYTES => scratch,
+            WINDOW_BYTES => crate::window::WINDOW_BYTES as u64,
             _ => 0,
         }
     }
@@ -288,6 +289,18 @@ impl Registers {
         field(self.error <= RingError::Setup as u32, "error", self.error.into())?;
         let limit = if self.enabled { entries } else { MAX_ENTRIES };
         field(self.next < limit, "next", self.next.into())
+    }
+}
+
+/// The part of a 64-bit register that an access at `offset` reads: all of it, or an aligned half. Leaves
+/// `data` as it is if the access is none of these.
+pub fn part(quad: u64, offset: u64, data: &mut [u8]) {
+    let [a, b, c, d, e, f, g, h] = quad.to_le_bytes();
+    match (data.len(), offset % 8) {
+        (8, 0) => data.copy_from_slice(&[a, b, c, d, e, f, g, h]),
+        (4, 0) => data.copy_from_slice(&[a, b, c, d]),
+        (4, 4) => data.copy_from_slice(&[e, f, g, h]),
+        _ => {}
     }
 }
 

@@ -93,7 +93,9 @@ impl Save {
                     self.sent = self.sent.saturating_add(usize::from(self.initial));
                 } else if stopped {
                     drop(scratch);
-                    format::put_tail(&mut self.section, &shared.peek(|inner| inner.regs));
+                    shared.peek(|inner| {
+                        format::put_tail(&mut self.section, &inner.regs, &inner.window);
+                    });
                     self.next = Next::Nothing;
                 }
             }

@@ -62,7 +62,9 @@ fn the_stream_has_the_layout_of_the_datasheet() {
     assert_eq!(bytes[32..42], [0, 0, 0, 0, 0, 0, 0, 0, 0, 0xAB]);
     let tail = 24 + 8 + 8 + PAGE;
     assert_eq!(bytes[tail..tail + 8], [2, 0, 0, 0, 56, 0, 0, 0]);
-    assert_eq!(bytes[tail + 64..], [3, 0, 0, 0, 0, 0, 0, 0]);
+    assert_eq!(bytes[tail + 64..tail + 72], [4, 0, 0, 0, 16, 4, 0, 0]);
+    assert_eq!(bytes[tail + 72..tail + 1112], [0; 1040]);
+    assert_eq!(bytes[tail + 1112..], [3, 0, 0, 0, 0, 0, 0, 0]);
 }
 
 #[test]

@@ -12,6 +12,7 @@ use drogher_plugin_sdk::{Device, Params, Read, State};
 use crate::bus::{Bus, Fault};
 use crate::descriptor::{FLAG_IRQ, FLAG_OWN};
 use crate::device::Ndma;
+use crate::tracked::{Pinned, Port};
 use crate::{params, regs};
 
 /// Bytes of guest memory, at IOVA 0.
@@ -28,6 +29,16 @@ pub enum Access {
     Irq(u16),
 }
 
+/// Something to be done.
+#[derive(Clone)]
+pub struct Act(pub Arc<dyn Fn() + Send + Sync>);
+
+impl std::fmt::Debug for Act {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Act")
+    }
+}
+
 #[derive(Debug)]
 pub struct World {
     pub memory: Vec<u8>,
@@ -42,6 +53,12 @@ pub struct World {
     pub panic_at: Option<u64>,
     /// From now on every access is a violation.
     pub silent: bool,
+    /// Pinned now, by IOVA.
+    pub pins: Vec<Range<u64>>,
+    /// Pinned before.
+    pub unpinned: Vec<Range<u64>>,
+    /// Called before each store, and once more after it, without a lock.
+    pub around: Option<Act>,
     pub violations: Vec<Access>,
 }
 
@@ -63,6 +80,9 @@ impl TestBus {
             blocked: 0,
             panic_at: None,
             silent: false,
+            pins: Vec::new(),
+            unpinned: Vec::new(),
+            around: None,
             violations: Vec::new(),
         };
         Self(Arc::new((Mutex::new(world), Condvar::new())))
@@ -142,6 +162,95 @@ impl TestBus {
     }
 }
 
+/// GPA of a byte: pages lie in pairs the other way round.
+pub fn gpa(iova: u64) -> u64 {
+    iova ^ 0x1000
+}
+
+impl TestBus {
+    fn around(&self) {
+        let around = self.world().around.clone();
+        around.iter().for_each(|act| (act.0)());
+    }
+
+    fn store(&self, iova: u64, data: &[u8]) -> Result<(), Fault> {
+        self.around();
+        let result = {
+            let (mut world, result) = self.access(Access::Write(iova, data.len()));
+            let done = result.map_or_else(|fault| fault.done as usize, |()| data.len());
+            if done > 0 {
+                world.memory[iova as usize..][..done].copy_from_slice(&data[..done]);
+            }
+            result
+        };
+        self.around();
+        result
+    }
+}
+
+struct TestPin {
+    bus: TestBus,
+    range: Range<u64>,
+}
+
+impl Pinned for TestPin {
+    fn gpa(&self) -> u64 {
+        gpa(self.range.start)
+    }
+
+    fn write(&self, data: &[u8]) {
+        assert!(self.range.start + data.len() as u64 <= self.range.end, "more than was pinned");
+        self.bus.store(self.range.start, data).unwrap();
+    }
+}
+
+impl Drop for TestPin {
+    fn drop(&mut self) {
+        let mut world = self.bus.world();
+        let at = world.pins.iter().position(|pin| *pin == self.range).expect("pinned once");
+        let range = world.pins.swap_remove(at);
+        world.unpinned.push(range);
+    }
+}
+
+impl Port for TestBus {
+    fn write_logged(
+        &self,
+        iova: u64,
+        data: &[u8],
+        landed: &mut dyn FnMut(Range<u64>),
+    ) -> Result<(), Fault> {
+        // A run for each page: as scattered as it can be.
+        let mut done = 0;
+        while done < data.len() {
+            let at = iova + done as u64;
+            let len = (data.len() - done).min(0x1000 - (at % 0x1000) as usize);
+            let result = self.store(at, &data[done..done + len]);
+            let stored = result.map_or_else(|fault| fault.done, |()| len as u64);
+            if stored > 0 {
+                landed(gpa(at)..gpa(at) + stored);
+            }
+            result.map_err(|fault| Fault { done: done as u64 + fault.done })?;
+            done += len;
+        }
+        Ok(())
+    }
+
+    fn pin(&self, iova: u64, len: usize) -> Result<(Box<dyn Pinned>, usize), Fault> {
+        let together = len.min(0x1000 - (iova % 0x1000) as usize);
+        let range = iova..iova.saturating_add(together as u64);
+        let mut world = self.world();
+        let forbidden = world.no_write.clone();
+        let meets = range.start < forbidden.end && forbidden.start < range.end;
+        if meets || range.end > world.memory.len() as u64 {
+            return Err(Fault { done: 0 });
+        }
+        world.pins.push(range.clone());
+        drop(world);
+        Ok((Box::new(TestPin { bus: self.clone(), range }), together))
+    }
+}
+
 impl Bus for TestBus {
     fn read(&self, iova: u64, data: &mut [u8]) -> Result<(), Fault> {
         let (world, result) = self.access(Access::Read(iova, data.len()));
@@ -153,12 +262,7 @@ impl Bus for TestBus {
     }
 
     fn write(&self, iova: u64, data: &[u8]) -> Result<(), Fault> {
-        let (mut world, result) = self.access(Access::Write(iova, data.len()));
-        let done = result.map_or_else(|fault| fault.done as usize, |()| data.len());
-        if done > 0 {
-            world.memory[iova as usize..][..done].copy_from_slice(&data[..done]);
-        }
-        result
+        self.store(iova, data)
     }
 
     fn irq(&self, vector: u16) {

@@ -17,6 +17,7 @@ use crate::ops::Bounce;
 use crate::regs::{Registers, VECTOR_DONE, VECTOR_ERROR};
 use crate::ring::{self, Step};
 use crate::scratch::Scratch;
+use crate::window::Window;
 
 /// Longest wait for the descriptor at hand: 1 MiB of payload takes well under a millisecond, so
 /// this is only ever reached when the host's DMA hangs.
@@ -44,6 +45,8 @@ pub struct Shared {
 pub struct Inner {
     /// The registers.
     pub regs: Registers,
+    /// What others write to.
+    pub window: Window,
     /// The device state is one in which descriptors are taken.
     pub running: bool,
     /// NDMA was entered.
@@ -80,6 +83,11 @@ impl Shared {
     /// Looks at the present state.
     pub fn peek<T>(&self, look: impl FnOnce(&Inner) -> T) -> T {
         look(&self.lock())
+    }
+
+    /// Changes what nobody waits for.
+    pub fn quietly<T>(&self, act: impl FnOnce(&mut Inner) -> T) -> T {
+        act(&mut self.lock())
     }
 
     /// Changes what needs no idle worker.
@@ -191,6 +199,8 @@ fn serve(shared: &Shared, bus: &impl Bus) {
         if let Some(vector) = shared.conclude(step) {
             bus.irq(vector);
         }
+        // Before it is parked: in STOP nothing may be pinned.
+        bus.finish();
         shared.park();
     }
 }

@@ -1,4 +1,5 @@
 //! The built plugin in the real plugin host, doing DMA through the real IOMMU.
+#![allow(clippy::single_range_in_vec_init, reason = "a list of one range is meant")]
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
@@ -7,6 +8,7 @@ use std::time::{Duration, Instant};
 use drogher_iommu::{DirtyBitmap, Domain, DomainConfig, Gpa, HeapMemory, Memory, Oa, Perm, Rid};
 use drogher_ndma::{descriptor, regs};
 use drogher_plugin_host::{HostServices, Instance, InstanceConfig, LogLevel, Plugin, Read, State};
+use drogher_tracking::{DeviceLog, PinBoard, TrackingPageSize};
 
 const MEMORY: u64 = 4 << 20;
 const RING: u64 = 0x1000;
@@ -48,6 +50,10 @@ struct Machine {
 impl Machine {
     /// A stopped device, tracking on; memory as `from` has it.
     fn new(from: Option<&Machine>) -> Self {
+        Self::with(from, &[])
+    }
+
+    fn with(from: Option<&Machine>, params: &[(&str, &str)]) -> Self {
         let memory = Arc::new(HeapMemory::new(MEMORY));
         if let Some(from) = from {
             let mut bytes = vec![0; MEMORY as usize];
@@ -60,18 +66,21 @@ impl Machine {
         let requester = domain.attach(Rid(8)).unwrap();
         let services = Arc::new(Services::default());
         let plugin = Plugin::open(&library()).unwrap();
-        let config = InstanceConfig {
-            name: "ndma0".into(),
-            params: vec![("scratch_kib".into(), "32".into())],
-            ..InstanceConfig::default()
-        };
+        let mut all = vec![("scratch_kib".to_owned(), "32".to_owned())];
+        all.extend(params.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
+        let config =
+            InstanceConfig { name: "ndma0".into(), params: all, ..InstanceConfig::default() };
         let device = Instance::create(&plugin, config, requester, services.clone()).unwrap();
         Self { memory, domain, services, device }
     }
 
     /// Running, ring enabled.
     fn started() -> Self {
-        let machine = Self::new(None);
+        Self::started_with(&[])
+    }
+
+    fn started_with(params: &[(&str, &str)]) -> Self {
+        let machine = Self::with(None, params);
         machine.device.set_state(State::Running).unwrap();
         machine.set(regs::RING_ENTRIES, &ENTRIES.to_le_bytes());
         machine.set(regs::RING_BASE, &RING.to_le_bytes());
@@ -262,4 +271,100 @@ fn reset_and_bad_parameters() {
         }
         assert!(text.contains(name), "{text}");
     }
+}
+
+/// What copies memory by what the device's log or its pins say, and by nothing else.
+struct Copier {
+    log: Option<Arc<dyn DeviceLog>>,
+    pins: Option<Arc<PinBoard>>,
+    page_size: TrackingPageSize,
+    copy: Vec<u8>,
+}
+
+impl Copier {
+    /// The device's log, or else its pins, started; then everything is copied.
+    fn start(machine: &Machine, page_size: TrackingPageSize) -> Self {
+        let log = machine.device.device_log().map(|(_, log)| log);
+        if let Some(log) = &log {
+            assert_eq!(log.start(&[Gpa(0)..Gpa(MEMORY)], page_size).unwrap(), page_size);
+        }
+        let pins = machine.device.pin_board().filter(|_| log.is_none());
+        if let Some(pins) = &pins {
+            pins.start_recording().unwrap();
+        }
+        assert!(log.is_some() || pins.is_some());
+        Self { log, pins, page_size, copy: machine.bytes(0, MEMORY as usize) }
+    }
+
+    fn round(&mut self, machine: &Machine) -> u64 {
+        let all = Gpa(0)..Gpa(MEMORY);
+        let dirty = DirtyBitmap::new(all.clone()).unwrap();
+        if let Some(log) = &self.log {
+            log.report(&all, self.page_size, &dirty).unwrap();
+        }
+        if let Some(pins) = &self.pins {
+            pins.harvest(&all, &dirty).unwrap();
+        }
+        for run in dirty.runs() {
+            let bytes = machine.bytes(run.start.0, (run.end.0 - run.start.0) as usize);
+            self.copy[run.start.0 as usize..run.end.0 as usize].copy_from_slice(&bytes);
+        }
+        dirty.count().0
+    }
+}
+
+/// Each part that the device can play: its DMA races with harvests, and in STOP the copy is memory.
+#[test]
+fn its_log_and_its_pins_miss_no_write() {
+    let parts: [(&[(&str, &str)], TrackingPageSize); 6] = [
+        (&[("log", "on")], TrackingPageSize::K4),
+        (&[("log", "on"), ("log_min_kib", "64")], TrackingPageSize::K64),
+        (&[("log", "shared")], TrackingPageSize::K4),
+        (&[("log", "shared"), ("pin", "some")], TrackingPageSize::K16),
+        (&[("pin", "all")], TrackingPageSize::K4),
+        (&[("pin", "all"), ("log", "on")], TrackingPageSize::K4),
+    ];
+    for (params, page_size) in parts {
+        let machine = Machine::started_with(params);
+        let mut copier = Copier::start(&machine, page_size);
+        for round in 0..12_u64 {
+            for index in 0..u64::from(ENTRIES) {
+                let seed = round * 1000 + index;
+                let len = 8 * (1 + seed * 37 % 1000);
+                machine.put(index, 2, [0, DST + index * 0x2000 + seed % 5 * 8, len, seed]);
+            }
+            machine.device.doorbell(0).unwrap();
+            while machine.get(regs::STATUS) & u64::from(regs::STATUS_BUSY) != 0 {
+                copier.round(&machine);
+            }
+        }
+        assert_eq!(machine.get(regs::COMPLETED), 12 * u64::from(ENTRIES));
+        machine.device.set_state(State::StopCopy).unwrap();
+        copier.round(&machine);
+        assert_eq!(copier.round(&machine), 0, "{params:?}: once in STOP");
+        // The driver writes to the ring as well.
+        let after = (RING + u64::from(ENTRIES) * descriptor::SIZE).next_multiple_of(4096) as usize;
+        let memory = machine.bytes(0, MEMORY as usize);
+        assert!(copier.copy[after..] == memory[after..], "{params:?}: a page was missed");
+        let stats = machine.device.stats();
+        assert_eq!((stats.dma_refused, stats.dma_faults), (0, 0), "{params:?}");
+    }
+}
+
+#[test]
+fn memory_can_be_unmapped_under_a_device_that_pins() {
+    let machine = Machine::started_with(&[("pin", "all")]);
+    for index in 0..u64::from(ENTRIES) {
+        machine.put(index, 2, [0, DST, 0x10_0000, index]);
+    }
+    machine.device.doorbell(0).unwrap();
+    let range = Gpa(DST)..Gpa(DST + 0x10_0000);
+    let held = machine.device.unmapping(range.clone()).unwrap();
+    machine.domain.unmap(range.clone()).unwrap();
+    drop(held);
+    let before = machine.bytes(DST, 0x10_0000);
+    machine.settle();
+    assert!(machine.bytes(DST, 0x10_0000) == before, "a write after the unmap");
+    assert_eq!(machine.device.state(), State::Running);
+    assert_eq!(machine.device.pin_board().unwrap().stats().pins, 0);
 }

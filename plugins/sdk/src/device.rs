@@ -1,6 +1,9 @@
 //! The trait that a plugin implements.
 
-use crate::{DeviceInfo, Failure, Host, ParamSpec, Params, PrecopyInfo, Read, State, StateFormat};
+use crate::{
+    DeviceInfo, Failure, Host, LogCaps, LogReport, LogStart, ParamSpec, Params, PinKind,
+    PrecopyInfo, Preference, Read, State, StateFormat,
+};
 
 /// A device.
 ///
@@ -104,6 +107,52 @@ pub trait Device: Sized + Send + 'static {
     /// DMA may start again; latched doorbells are served if the device runs.
     fn leave_ndma(&mut self) -> Result<(), Failure> {
         Err(Failure::unsupported("No NDMA"))
+    }
+
+    /// Whether it has NDMA, for devices of which some have and some have not; asked once.
+    fn has_ndma(&self) -> bool {
+        Self::NDMA
+    }
+
+    /// What its own log can do, if it has one; asked once. Such a device makes its writes with
+    /// [`Host::dma_write_logged`] or to pinned memory.
+    fn log_caps(&self) -> Option<LogCaps> {
+        None
+    }
+
+    /// Begins to log writes to these ranges; returns the tracking page size that it takes. Bits are set
+    /// after the store. No state of the device begins or ends it but a reset.
+    fn log_start(&mut self, start: LogStart) -> Result<u64, Failure> {
+        let _ = start;
+        Err(Failure::unsupported("No log"))
+    }
+
+    /// Moves what was logged from `gpa` on into `report`.
+    fn log_report(&mut self, gpa: u64, report: &mut LogReport<'_>) -> Result<(), Failure> {
+        let _ = (gpa, report);
+        Err(Failure::unsupported("No log"))
+    }
+
+    /// Ends logging, and lets go of the host's bitmap.
+    fn log_stop(&mut self) -> Result<(), Failure> {
+        Err(Failure::unsupported("No log"))
+    }
+
+    /// Whether and how it pins; asked once. What is pinned to write has to be given back before
+    /// `set_state` returns STOP, STOP_COPY or RESUMING.
+    fn pin_kind(&self) -> Option<PinKind> {
+        None
+    }
+
+    /// This range of IOVA is about to be unmapped: gives back every pin that overlaps it.
+    fn unmap(&mut self, iova: u64, len: u64) -> Result<(), Failure> {
+        let _ = (iova, len);
+        Err(Failure::unsupported("No pins"))
+    }
+
+    /// How its DMA is best tracked, if it minds; asked once.
+    fn preference(&self) -> Option<Preference> {
+        None
     }
 
     /// A parameter with `runtime` was set to a checked value; `params` holds all, the new value

@@ -102,6 +102,7 @@ impl From<DmaError> for Failure {
             DmaErrorKind::NotAllowed | DmaErrorKind::Shutdown => FailureKind::NotAllowed,
             DmaErrorKind::Fault | DmaErrorKind::Other(_) => FailureKind::Io,
             DmaErrorKind::Invalid => FailureKind::Invalid,
+            DmaErrorKind::Busy => FailureKind::Busy,
         };
         Failure::new(kind, error.to_string())
     }

@@ -15,6 +15,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 /// Sizes of the host's tables in version 1.0: no host has less.
 const HOST_FIRST: usize = 88;
 const DMA_FIRST: usize = 64;
+const LOG_FIRST: usize = 56;
+const PIN_FIRST: usize = 32;
 
 /// Importance of a log line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,6 +42,8 @@ pub enum DmaErrorKind {
     Shutdown,
     /// Misaligned atomic operation or a range beyond 2^64.
     Invalid,
+    /// Too many threads do DMA, or another device takes no more for now: try the rest later.
+    Busy,
     /// Another status.
     Other(i32),
 }
@@ -63,6 +67,7 @@ impl fmt::Display for DmaError {
             DmaErrorKind::NotAllowed => write!(f, "DMA at IOVA {iova:#x} not allowed now"),
             DmaErrorKind::Shutdown => write!(f, "DMA at IOVA {iova:#x} after the device's end"),
             DmaErrorKind::Invalid => write!(f, "DMA at IOVA {iova:#x}: misaligned or too long"),
+            DmaErrorKind::Busy => write!(f, "DMA at IOVA {iova:#x}: busy after {done} bytes"),
             DmaErrorKind::Other(status) => write!(f, "DMA at IOVA {iova:#x}: status {status}"),
         }
     }
@@ -94,6 +99,8 @@ struct Inner {
     table: abi::HostTable,
     ctx: *mut abi::HostCtx,
     dma: Option<abi::Dma>,
+    log: Option<abi::DmaLogHost>,
+    pin: Option<abi::DmaPinHost>,
     requester: u32,
     /// `fail` was called since the device was made.
     failed: AtomicBool,
@@ -141,16 +148,22 @@ impl Host {
         // SAFETY: promised by the caller.
         let table = unsafe { shim::known(table, HOST_FIRST)? };
         let (retain, get_extension) = (table.retain?, table.get_extension?);
-        let id: &CStr = abi::DROGHER_EXT_DMA;
-        // SAFETY: `ctx` is valid; the id is a constant of that length. The answer is NULL or a table.
-        let dma = unsafe {
-            let dma = get_extension(ctx, id.as_ptr(), id.count_bytes() as u64);
-            shim::known(dma.cast::<abi::Dma>(), DMA_FIRST)
+        let ask = |id: &CStr| {
+            // SAFETY: `ctx` is valid; the id is a constant of that length.
+            unsafe { get_extension(ctx, id.as_ptr(), id.count_bytes() as u64) }
+        };
+        // SAFETY: each answer is NULL or the table of its id.
+        let (dma, log, pin) = unsafe {
+            (
+                shim::known(ask(abi::DROGHER_EXT_DMA).cast::<abi::Dma>(), DMA_FIRST),
+                shim::known(ask(abi::DROGHER_EXT_DMA_LOG).cast::<abi::DmaLogHost>(), LOG_FIRST),
+                shim::known(ask(abi::DROGHER_EXT_DMA_PIN).cast::<abi::DmaPinHost>(), PIN_FIRST),
+            )
         };
         // SAFETY: `ctx` is valid; `Inner::drop` releases.
         unsafe { retain(ctx) };
         let failed = AtomicBool::new(false);
-        Some(Host { inner: Arc::new(Inner { table, ctx, dma, requester, failed }) })
+        Some(Host { inner: Arc::new(Inner { table, ctx, dma, log, pin, requester, failed }) })
     }
 
     fn dma(
@@ -165,15 +178,36 @@ impl Host {
             .as_ref()
             .and_then(|dma| call(dma, self.inner.ctx, self.inner.requester, &mut done))
             .unwrap_or(abi::DROGHER_ERR_NOTSUP);
-        let kind = match status {
-            abi::DROGHER_OK => return Ok(()),
-            abi::DROGHER_ERR_FAULT => DmaErrorKind::Fault,
-            abi::DROGHER_ERR_PERM => DmaErrorKind::NotAllowed,
-            abi::DROGHER_ERR_SHUTDOWN => DmaErrorKind::Shutdown,
-            abi::DROGHER_ERR_INVAL => DmaErrorKind::Invalid,
-            other => DmaErrorKind::Other(other),
-        };
-        Err(DmaError { kind, iova, done })
+        match dma_kind(status) {
+            None => Ok(()),
+            Some(kind) => Err(DmaError { kind, iova, done }),
+        }
+    }
+
+    /// A logged access; the bytes done.
+    pub(crate) fn logged(
+        &self,
+        iova: u64,
+        call: impl FnOnce(&abi::DmaLogHost, *mut abi::HostCtx, u32, &mut u64) -> Option<i32>,
+    ) -> Result<u64, DmaError> {
+        let mut done = 0;
+        let status = self
+            .log_table()
+            .and_then(|log| call(log, self.inner.ctx, self.inner.requester, &mut done))
+            .unwrap_or(abi::DROGHER_ERR_NOTSUP);
+        match dma_kind(status) {
+            None => Ok(done),
+            Some(kind) => Err(DmaError { kind, iova, done }),
+        }
+    }
+
+    pub(crate) fn log_table(&self) -> Option<&abi::DmaLogHost> {
+        self.inner.log.as_ref()
+    }
+
+    /// The table, the context, and the requester.
+    pub(crate) fn pin_table(&self) -> Option<(&abi::DmaPinHost, *mut abi::HostCtx, u32)> {
+        self.inner.pin.as_ref().map(|pin| (pin, self.inner.ctx, self.inner.requester))
     }
 
     /// Reads guest memory.
@@ -185,7 +219,7 @@ impl Host {
         })
     }
 
-    /// Writes guest memory.
+    /// Writes guest memory, or posts a write to another device.
     pub fn dma_write(&self, iova: u64, data: &[u8]) -> Result<(), DmaError> {
         self.dma(iova, |dma, ctx, requester, done| {
             let (from, len) = (data.as_ptr().cast(), data.len() as u64);
@@ -342,4 +376,17 @@ impl Host {
             unsafe { set(self.inner.ctx, text.as_ptr().cast(), text.len() as u64) }
         }
     }
+}
+
+/// `None`: all is well.
+fn dma_kind(status: i32) -> Option<DmaErrorKind> {
+    Some(match status {
+        abi::DROGHER_OK => return None,
+        abi::DROGHER_ERR_FAULT => DmaErrorKind::Fault,
+        abi::DROGHER_ERR_PERM => DmaErrorKind::NotAllowed,
+        abi::DROGHER_ERR_SHUTDOWN => DmaErrorKind::Shutdown,
+        abi::DROGHER_ERR_INVAL => DmaErrorKind::Invalid,
+        abi::DROGHER_ERR_BUSY => DmaErrorKind::Busy,
+        other => DmaErrorKind::Other(other),
+    })
 }

@@ -11,17 +11,23 @@ mod device;
 mod failure;
 mod host;
 mod info;
+mod landing;
 mod params;
 mod shim;
 mod state;
+mod tracking;
 
 pub use descriptor::{Identity, descriptor};
 pub use device::Device;
 pub use failure::{Failure, FailureKind};
 pub use host::{DmaError, DmaErrorKind, Host, IrqError, LogLevel};
 pub use info::{DeviceInfo, Doorbell, Region};
+pub use landing::{PinAccess, PinError, PinnedMemory};
 pub use params::{ParamKind, ParamSpec, Params};
 pub use state::{PrecopyInfo, Read, State, StateFormat};
+pub use tracking::{
+    LogCaps, LogReport, LogStart, OwnBits, PinKind, Preference, SharedBits, Tracker,
+};
 
 /// The C types, for [`export_plugin!`].
 #[doc(hidden)]

@@ -94,6 +94,7 @@ fn migrate(control: &Path, listen: &str, stop: &AtomicBool) -> anyhow::Result<Re
         downtime_ms: None,
         timeout_s: Some(60),
         timeout_strategy: None,
+        tracking: Default::default(),
         verify: true,
     };
     let mut progress = Progress::new(std::io::stdout());
@@ -105,7 +106,7 @@ fn migrate(control: &Path, listen: &str, stop: &AtomicBool) -> anyhow::Result<Re
             let _ = client.post::<_, serde_json::Value>("/v1/abort", &serde_json::json!({}));
         }
         match line {
-            MigrateLine::Outcome { outcome, message, report } => {
+            MigrateLine::Outcome { outcome, message, report, .. } => {
                 end = Some((outcome, message, report));
             }
             line => progress.show(&line),

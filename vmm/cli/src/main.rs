@@ -5,8 +5,10 @@
 
 mod args;
 mod demo;
+mod explain;
 mod guest;
 mod migrate;
+mod params;
 mod plugin;
 mod progress;
 mod receive;
@@ -14,6 +16,8 @@ mod requests;
 mod run;
 mod signals;
 mod terminal;
+mod trackers;
+mod tracking;
 mod waiting;
 mod words;
 
@@ -62,6 +66,11 @@ fn main() -> ! {
 }
 
 fn execute(command: Command) -> anyhow::Result<u8> {
+    anyhow::ensure!(
+        cfg!(feature = "mutants") || std::env::var_os("DROGHER_MUTANT").is_none(),
+        "DROGHER_MUTANT is set, and this build has no mutants: \
+         use one that scripts/mutants has made, target/mutants/debug/drogher"
+    );
     signals::survive_file_limit()?;
     signals::die_with_parent()?;
     match command {
@@ -74,7 +83,11 @@ fn execute(command: Command) -> anyhow::Result<u8> {
         Command::Resume(args) => requests::post(&args, "/v1/resume"),
         Command::Powerdown(args) => requests::post(&args, "/v1/powerdown"),
         Command::Shutdown(args) => requests::post(&args, "/v1/shutdown"),
+        Command::Explain(args) => explain::explain(*args),
+        Command::Tracking(args) => tracking::tracking(&args),
+        Command::Params(command) => params::params(&command),
         Command::Plugin(PluginCommand::Info { file }) => plugin::info(&file),
         Command::Demo(args) => demo::demo(&args),
+        Command::Trackers(args) => trackers::trackers(&args),
     }
 }

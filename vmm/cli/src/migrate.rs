@@ -20,7 +20,14 @@ pub fn migrate(args: &MigrateArgs) -> anyhow::Result<u8> {
             TimeoutStrategy::Ignore => options::TimeoutStrategy::Ignore,
         }),
         verify: args.verify,
+        tracking: args.tracking.wishes(),
     };
+    if !args.json {
+        words::say(format_args!(
+            "Ctrl-C ends this command, and not the migration: drogher abort --control {} does",
+            args.control.display()
+        ));
+    }
     let mut code = None;
     let mut progress = progress::Progress::new(std::io::stderr());
     // The end of the migration is waited for whether or not anybody reads.

@@ -7,18 +7,18 @@ use drogher_migrate::report::{Event, Forecast, Report, Round};
 use drogher_migrate::status::MigrationStatus;
 use drogher_migrate::{Phase, report::Downtime};
 
+use crate::tracking;
+
 /// Writes progress to `out`.
 pub struct Progress<W> {
     out: W,
     round: Option<Round>,
-    /// Repeated phases are part of the round's line; this is what has gathered of it.
-    phases: Vec<&'static str>,
 }
 
 impl<W: Write> Progress<W> {
     /// Shows to `out`; a failed write is no reason to end a migration, and is ignored.
     pub fn new(out: W) -> Self {
-        Self { out, round: None, phases: Vec::new() }
+        Self { out, round: None }
     }
 
     fn line(&mut self, text: &str) {
@@ -39,9 +39,12 @@ impl<W: Write> Progress<W> {
                     ));
                 }
             }
-            MigrateLine::Outcome { outcome, message, report } => {
+            MigrateLine::Outcome { outcome, message, report, tracking } => {
                 if report.downtime.total_us > 0 {
                     self.line(&table(report));
+                }
+                for line in tracking.iter().flat_map(|status| tracking::lines(status)) {
+                    self.line(&format!("  {line}"));
                 }
                 let word = match outcome {
                     Outcome::Moved => "done",
@@ -55,16 +58,17 @@ impl<W: Write> Progress<W> {
     fn event(&mut self, event: &Event) {
         match event {
             Event::Phase { phase, at_us, .. } => match phase {
-                Phase::Harvest | Phase::Resend | Phase::DevicePrecopy | Phase::Forecast => {
-                    self.phases.push(phase.name());
-                }
+                // Told by the round's line.
+                Phase::Harvest | Phase::Resend | Phase::DevicePrecopy | Phase::Forecast => {}
                 _ => self.line(&format!("{:>9}  {phase}", millis(*at_us))),
             },
+            Event::Round(round) if round.round == 0 => self.line(&round_line(round)),
             Event::Round(round) => self.round = Some(*round),
             Event::Forecast(forecast) => {
-                let round = self.round.take().unwrap_or_default();
-                let phases = std::mem::take(&mut self.phases).join(", ");
-                self.line(&round_line(&round, forecast, &phases));
+                // After the bulk pass there is a forecast, too.
+                let mut line = self.round.take().map(|round| round_line(&round));
+                let line = line.get_or_insert_with(|| "  forecast".to_owned());
+                self.line(&format!("{line}; {}", forecast_words(forecast)));
             }
             Event::Verified(verified) => self.line(&format!(
                 "{:>9}  {} pages and {} states compared: {} pages differ{}",
@@ -83,20 +87,24 @@ impl<W: Write> Progress<W> {
     }
 }
 
-fn round_line(round: &Round, forecast: &Forecast, phases: &str) -> String {
+fn round_line(round: &Round) -> String {
     let found = if round.round == 0 {
         format!("every page once, {} of zeroes", round.zero_pages)
     } else {
-        format!("dirty by CPU {}, dirty by DMA {}", round.dirty_by_cpu, round.dirty_by_dma)
+        format!("dirty by CPU {}, by DMA {}", round.dirty_by_cpu, round.dirty_by_dma)
     };
     format!(
-        "  round {:>2}   {found}; sent {} pages, {} in {}, {}/s; {} dirty now, \
-         forecast {} (limit {})  [{phases}]",
+        "  round {:>2}   {found}; sent {} pages, {} in {}",
         round.round,
         round.pages,
         bytes(round.bytes),
         millis(round.time_us),
-        bytes(round.bandwidth),
+    )
+}
+
+fn forecast_words(forecast: &Forecast) -> String {
+    format!(
+        "{} dirty now, forecast downtime {} (limit {})",
         forecast.dirty_pages,
         millis(forecast.downtime_us),
         millis(forecast.limit_us),
@@ -179,7 +187,7 @@ mod tests {
     #[test]
     fn a_round_names_who_dirtied() {
         let round = Round { round: 2, dirty_by_cpu: 7, dirty_by_dma: 5, ..Round::default() };
-        let line = round_line(&round, &Forecast::default(), "harvest");
-        assert!(line.contains("dirty by CPU 7, dirty by DMA 5"), "{line}");
+        let line = round_line(&round);
+        assert!(line.contains("dirty by CPU 7, by DMA 5"), "{line}");
     }
 }

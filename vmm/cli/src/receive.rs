@@ -12,6 +12,7 @@ use drogher_control::socket::listen;
 use drogher_machine::migration::{
     DestinationGuest, DestinationSetup, Expectations, TestHooks, Watch, receive as receive_guest,
 };
+use drogher_machine::tracking::Wishes;
 use drogher_migrate::error::chain;
 use drogher_migrate::{
     DestinationEnd, DestinationOptions, DestinationOutcome, Lease, LeaseError, Request,
@@ -65,7 +66,7 @@ pub fn receive(args: &ReceiveArgs) -> anyhow::Result<u8> {
         let watch = Watch::new(hooks, move |_| asked.heed());
         receive_guest(&mut host, stream, process.engine(), watch, &options)
     });
-    let arrived = take(&process, &host, result)?;
+    let arrived = take(&process, &host, result, &args.tracking.wishes())?;
     // The guest is safe before anything is said of it.
     words::say(arrived);
     // A signal that came before READY was heeded. One that came later would cost a guest that was on
@@ -118,11 +119,16 @@ fn take(
     process: &Process,
     host: &DestinationGuest,
     result: DestinationEnd,
+    wishes: &Wishes,
 ) -> anyhow::Result<String> {
     match result.outcome {
         DestinationOutcome::Runs { paused, told } => {
             let guest = host.guest().context("The guest runs, but there is no machine")?;
             let lease = result.lease.context("The guest runs, but there is no lease")?;
+            // It runs: a name that is none must not cost it.
+            if let Err(error) = guest.set_wishes(wishes) {
+                words::say(chain(&error));
+            }
             process.adopt(guest, lease);
             let word = if paused { "has arrived, paused" } else { "runs here now" };
             let how = if told { "" } else { " (the link had broken; the lease has decided)" };

@@ -5,7 +5,7 @@ use drogher_control::client::Client;
 use drogher_migrate::status::MigrationStatus;
 
 use crate::args::ControlArgs;
-use crate::words;
+use crate::{tracking, words};
 
 /// `drogher status`.
 pub fn status(args: &ControlArgs) -> anyhow::Result<u8> {
@@ -52,20 +52,30 @@ fn render(status: &Status) -> String {
     }
     for device in &vm.devices {
         let error = device.error.as_deref().map(|error| format!(": {error}")).unwrap_or_default();
-        text += &format!("device     {} {} {}{error}\n", device.slot, device.plugin, device.state);
+        let name = device.name.as_deref().map(|name| format!(" ({name})")).unwrap_or_default();
+        text += &format!(
+            "device     {} {}{name} {}{error}\n",
+            device.slot, device.plugin, device.state
+        );
+    }
+    for line in vm.tracking.iter().flat_map(tracking::lines) {
+        text += &format!("{line}\n");
     }
     let migration = &status.migration;
     if migration.status != MigrationStatus::None {
         let phase = migration.drogher.phase.map(|phase| format!(", phase {phase}"));
-        text += &format!(
-            "migration  {:?}{}, round {}, {} MiB sent, {} MiB left, forecast {} ms\n",
-            migration.status,
-            phase.unwrap_or_default(),
-            migration.drogher.round,
-            migration.ram.transferred >> 20,
-            migration.ram.remaining >> 20,
-            migration.expected_downtime,
-        );
+        text += &format!("migration  {:?}{}", migration.status, phase.unwrap_or_default());
+        // The side that receives counts neither; the source's report has them.
+        if migration.ram.transferred > 0 {
+            text += &format!(
+                ", round {}, {} MiB sent, {} MiB left, forecast {} ms",
+                migration.drogher.round,
+                migration.ram.transferred >> 20,
+                migration.ram.remaining >> 20,
+                migration.expected_downtime,
+            );
+        }
+        text.push('\n');
         if let Some(error) = &migration.error_desc {
             text += &format!("           {error}\n");
         }

@@ -50,7 +50,8 @@ pub fn run(args: RunArgs) -> anyhow::Result<u8> {
         None => Lease::acquire_made(&lease_path, vm_id)?,
     };
     let guest = Guest::new(machine, vm_id, lease.identity().path.clone());
-    if let Err(error) = guest.start(&lease.permits(), false) {
+    let told = guest.set_wishes(&config.tracking);
+    if let Err(error) = told.and_then(|()| guest.start(&lease.permits(), false)) {
         // What has started of it is stopped, as far as it can be.
         let _ = guest.end();
         give_up(lease);

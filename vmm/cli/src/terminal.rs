@@ -34,6 +34,13 @@ pub fn console(stop: &Arc<AtomicBool>) -> anyhow::Result<(ConsoleConfig, Option<
     // In the background, changing the terminal would stop this process.
     let ours = input.is_terminal() && tcgetpgrp(&input).is_ok_and(|group| group == getpgrp());
     let Some(before) = ours.then(|| tcgetattr(&input).ok()).flatten() else {
+        if input.is_terminal() {
+            // Reading from there would stop this process and the guest with it.
+            let output = io::stdout().as_fd().try_clone_to_owned();
+            let output = output.context("Cannot use standard output")?;
+            words::note("in the background: no keys go to the guest");
+            return Ok((ConsoleConfig::Fds { input: None, output }, None));
+        }
         return Ok((ConsoleConfig::Stdio, None));
     };
     let (keys, to_guest) = io::pipe().context("Cannot make a pipe for the console")?;

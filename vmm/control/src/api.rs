@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use drogher_machine::tracking::{Choice, Require, TrackingPageSize, TrackingStatus, Wish, Wishes};
 use drogher_migrate::options::{SourceOptions, TimeoutStrategy};
 use drogher_migrate::report::{Event, Report};
 use drogher_migrate::status::Status as MigrationStatus;
@@ -44,6 +45,9 @@ pub struct DeviceStatus {
     pub slot: String,
     /// The plugin's id.
     pub plugin: String,
+    /// What the user calls it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
     /// Its VFIO v2 state.
     pub state: String,
     /// Why it has failed, if it has.
@@ -70,6 +74,9 @@ pub struct VmStatus {
     pub lease: Option<String>,
     /// Devices in slot order.
     pub devices: Vec<DeviceStatus>,
+    /// How their DMA is tracked, or would be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tracking: Option<TrackingStatus>,
 }
 
 /// The answer to `GET /v1/status`: QEMU's `query-migrate` fields, and the guest beside them.
@@ -100,6 +107,13 @@ pub struct MigrateRequest {
     /// Compare hashes of every page and state on both sides before the switch.
     #[serde(default)]
     pub verify: bool,
+    /// How devices' DMA is tracked in this migration, where it is said.
+    #[serde(default, skip_serializing_if = "is_unsaid")]
+    pub tracking: Wishes,
+}
+
+fn is_unsaid(wishes: &Wishes) -> bool {
+    *wishes == Wishes::default()
 }
 
 impl MigrateRequest {
@@ -118,6 +132,49 @@ impl MigrateRequest {
         }
         options
     }
+}
+
+/// The body of `PUT /v1/tracking`: from now on.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct TrackingRequest {
+    /// A device by name, `bb:dd.f` or plugin; all, if none is named.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device: Option<String>,
+    /// The provider.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tracker: Option<Wish>,
+    /// The tracking page size.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub page: Option<TrackingPageSize>,
+    /// What reports have to be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub require: Option<Require>,
+}
+
+impl TrackingRequest {
+    /// What it says.
+    #[must_use]
+    pub fn choice(&self) -> Choice {
+        Choice {
+            provider: self.tracker,
+            page_size: self.page,
+            require_exact: self.require.map(|require| require == Require::Exact),
+            ..Choice::default()
+        }
+    }
+}
+
+/// The body of `PUT /v1/params`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ParamRequest {
+    /// A device by name, `bb:dd.f`, or its plugin if no other device has the same.
+    pub device: String,
+    /// The parameter.
+    pub name: String,
+    /// Its new value.
+    pub value: String,
 }
 
 /// What became of the guest.
@@ -160,5 +217,8 @@ pub enum MigrateLine {
         message: String,
         /// Figures.
         report: Box<Report>,
+        /// How the devices' DMA was tracked, if it came to that.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        tracking: Option<Box<TrackingStatus>>,
     },
 }

@@ -75,6 +75,18 @@ impl Client {
         self.ask("POST", path, Some(body))
     }
 
+    /// Asks with PUT and returns the JSON answer.
+    ///
+    /// # Errors
+    /// When nobody answers, or with a refusal.
+    pub fn put<B: Serialize, T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &B,
+    ) -> Result<T, ClientError> {
+        self.ask("PUT", path, Some(body))
+    }
+
     fn ask<B: Serialize, T: DeserializeOwned>(
         &self,
         method: &str,

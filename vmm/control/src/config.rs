@@ -7,6 +7,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use drogher_machine::device::{DeviceSpec, SpecError};
+use drogher_machine::tracking::Wishes;
 use serde::Deserialize;
 
 /// Default amount of guest RAM: 256 MiB.
@@ -135,6 +136,9 @@ pub struct Partial {
     /// Folders to look for plugins in, after the binary's own.
     #[serde(default)]
     pub plugin_path: Vec<PathBuf>,
+    /// How devices' DMA is tracked.
+    #[serde(default)]
+    pub tracking: Wishes,
 }
 
 impl Partial {
@@ -172,6 +176,7 @@ impl Partial {
             lease: over.lease.or(self.lease),
             console: over.console.or(self.console),
             plugin_path: self.plugin_path,
+            tracking: self.tracking.overridden_by(over.tracking),
         }
     }
 
@@ -200,6 +205,7 @@ impl Partial {
             lease: self.lease,
             console: self.console.as_deref().map(Console::from).unwrap_or_default(),
             plugin_path: self.plugin_path,
+            tracking: self.tracking,
         })
     }
 }
@@ -227,6 +233,8 @@ pub struct VmConfig {
     pub console: Console,
     /// Where to look for plugins, after the binary's own folder.
     pub plugin_path: Vec<PathBuf>,
+    /// How devices' DMA is tracked.
+    pub tracking: Wishes,
 }
 
 /// Parses a size such as `4096`, `64K`, `256M`, `2G` (powers of 1024; `MiB` and the like too).

@@ -28,6 +28,27 @@ fn flags_win_over_the_file_and_devices_add_up() {
 }
 
 #[test]
+fn tracking_is_a_table_of_its_own_and_flags_win_field_by_field() {
+    let text = "[tracking]\ntracker = 'fault'\npage = '64K'\nrequire = 'exact'\nearly-ndma = ['a']";
+    let file: Partial = toml::from_str(text).unwrap();
+    let flags: Partial = toml::from_str("[tracking]\npage = '4K'\nearly-ndma = ['b']").unwrap();
+    let tracking = file.overridden_by(flags).complete().unwrap().tracking;
+    let whole: Partial =
+        toml::from_str(&text.replace("64K", "4K").replace("'a'", "'a', 'b'")).unwrap();
+    assert_eq!(tracking, whole.tracking);
+    let quirk = "[[tracking.quirks]]\nplugin = 'a'\nprovider = 'fault'\nreason = 'slow'";
+    let quirks = toml::from_str::<Partial>(quirk).unwrap().tracking.quirks;
+    assert_eq!((quirks.len(), quirks[0].reason.as_str()), (1, "slow"));
+    for (wrong, word) in [("tracker = 'magic'", "magic"), ("page = '3K'", "3072"), ("x = 1", "x")] {
+        let error = toml::from_str::<Partial>(&format!("[tracking]\n{wrong}")).unwrap_err();
+        assert!(error.to_string().contains(word), "{error}");
+    }
+    let keys = Partial { devices: vec!["ndma,vm.spcae=a".into()], ..Partial::default() };
+    let error = keys.complete().unwrap_err().to_string();
+    assert!(error.contains("vm.space"), "{error}");
+}
+
+#[test]
 fn an_unknown_key_is_named_with_its_line() {
     let path = std::env::temp_dir().join(format!("drogher-config-{}.toml", std::process::id()));
     std::fs::write(&path, "cpus = 1\nmemroy = '1G'\n").unwrap();

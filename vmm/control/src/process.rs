@@ -12,8 +12,10 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use drogher_machine::device::DeviceParams;
 use drogher_machine::events::GuestEvent;
-use drogher_machine::migration::{Guest, TestHooks, Watch, send};
+use drogher_machine::migration::{Guest, GuestError, TestHooks, Watch, send};
+use drogher_machine::tracking::{Explanation, TrackingStatus, Wishes};
 use drogher_migrate::control::{Control as Engine, Request};
 use drogher_migrate::error::chain;
 use drogher_migrate::status::MigrationStatus;
@@ -21,7 +23,10 @@ use drogher_migrate::{
     GuestEnd, HeldLease, Phase, Refusal as EngineRefusal, Report, SourceEnd, SourceOutcome,
 };
 
-use crate::api::{GuestState, MigrateLine, MigrateRequest, Outcome, Refusal, Status, VmStatus};
+use crate::api::{
+    GuestState, MigrateLine, MigrateRequest, Outcome, ParamRequest, Refusal, Status,
+    TrackingRequest, VmStatus,
+};
 use crate::config::parse_unix_address;
 use crate::server::Control;
 use crate::socket;
@@ -310,8 +315,8 @@ impl Process {
             inner.migrating = false;
         }
         self.changed.notify_all();
-        let report = Box::new(Report::default());
-        let _ = lines.send(MigrateLine::Outcome { outcome: Outcome::Halted, message, report });
+        let (outcome, report) = (Outcome::Halted, Box::new(Report::default()));
+        let _ = lines.send(MigrateLine::Outcome { outcome, message, report, tracking: None });
     }
 
     /// The migration has not begun after all.
@@ -360,6 +365,8 @@ impl Process {
                 (Outcome::Stuck, Some(End::bad(message.clone())), message)
             }
         };
+        let guest = self.inner().guest.clone();
+        let tracking = guest.and_then(|guest| guest.tracking_report()).map(Box::new);
         {
             let mut inner = self.inner();
             inner.lease = result.lease;
@@ -369,7 +376,7 @@ impl Process {
         self.changed.notify_all();
         // Whoever asked may have gone.
         let report = Box::new(result.report);
-        let _ = lines.send(MigrateLine::Outcome { outcome, message, report });
+        let _ = lines.send(MigrateLine::Outcome { outcome, message, report, tracking });
     }
 }
 
@@ -399,6 +406,7 @@ impl Control for ProcessControl {
                 memory_bytes: 0,
                 lease: None,
                 devices: Vec::new(),
+                tracking: None,
             },
         };
         Status { vm, migration }
@@ -430,15 +438,43 @@ impl Control for ProcessControl {
         Ok(())
     }
 
+    fn tracking(&self) -> Result<TrackingStatus, Refusal> {
+        Ok(self.0.guest()?.tracking_status())
+    }
+
+    fn switch_tracking(&self, request: TrackingRequest) -> Result<(), Refusal> {
+        let guest = self.0.guest()?;
+        Ok(guest.switch_tracking(request.device.as_deref(), request.choice())?)
+    }
+
+    fn explain(&self, wishes: Wishes) -> Result<Explanation, Refusal> {
+        Ok(self.0.guest()?.explain(&wishes))
+    }
+
+    fn params(&self) -> Result<Vec<DeviceParams>, Refusal> {
+        Ok(self.0.guest()?.params())
+    }
+
+    fn set_param(&self, request: ParamRequest) -> Result<(), Refusal> {
+        let guest = self.0.guest()?;
+        if self.0.inner().migrating {
+            return Err(GuestError::Migrating.into());
+        }
+        Ok(guest.set_param(&request.device, &request.name, &request.value)?)
+    }
+
     fn migrate(&self, request: MigrateRequest) -> Result<Receiver<MigrateLine>, Refusal> {
         let path = parse_unix_address(&request.to)?;
         let guest = self.0.guest()?;
         self.0.engine.ask(Request::Migrate)?;
         let options = request.options();
         let hooks = TestHooks::from_env()?;
+        let wishes = request.tracking.clone();
         // The lease first: whoever is connected to is let down by an end without a word.
         let lease = self.0.lend_lease()?;
-        let stream = match self.0.reach(&request.to, &path) {
+        // What stands against it is said before anything starts, here or there.
+        let reached = guest.prepare_tracking(&wishes).map_err(Refusal::from);
+        let stream = match reached.and_then(|()| self.0.reach(&request.to, &path)) {
             Ok(stream) => stream,
             Err(refusal) => {
                 self.0.give_lease_back(lease);
@@ -457,8 +493,9 @@ impl Control for ProcessControl {
                 // Whoever asked may have gone.
                 let _ = events.send(MigrateLine::Event { of: event.clone() });
             });
-            process
-                .engage(&lines, || send(&guest, stream, lease, &process.engine, watch, &options));
+            process.engage(&lines, || {
+                send(&guest, stream, lease, &process.engine, watch, &options, &wishes)
+            });
         });
         let failed = match thread {
             Ok(_) => lend.send(lease).err().map(|back| (back.0, None)),
@@ -493,10 +530,12 @@ fn describe(guest: &Guest, gone: bool) -> VmStatus {
             .map(|device| crate::api::DeviceStatus {
                 slot: device.slot,
                 plugin: device.plugin,
+                name: device.name,
                 state: device.state,
                 error: device.error,
             })
             .collect(),
+        tracking: Some(guest.tracking_status()),
     }
 }
 

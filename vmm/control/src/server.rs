@@ -4,6 +4,9 @@
 //! |---|---|
 //! | `GET /v1/status` | a [`Status`](crate::api::Status) |
 //! | `POST /v1/pause`, `/v1/resume`, `/v1/abort`, `/v1/powerdown`, `/v1/shutdown` | `{"done": "..."}` |
+//! | `GET /v1/tracking`; `PUT` with a [`TrackingRequest`] | a [`TrackingStatus`]; `{"done": "..."}` |
+//! | `POST /v1/explain` with [`Wishes`] | an [`Explanation`] |
+//! | `GET /v1/params`; `PUT` with a [`ParamRequest`] | a list of [`DeviceParams`]; `{"done": "..."}` |
 //! | `POST /v1/migrate` with a [`MigrateRequest`](crate::api::MigrateRequest) | JSON lines: each a [`MigrateLine`](crate::api::MigrateLine), the last one an outcome |
 //!
 //! A refusal is a status of 4xx with `{"error": "..."}`.
@@ -17,9 +20,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-use serde_json::json;
+use drogher_machine::device::DeviceParams;
+use drogher_machine::tracking::{Explanation, TrackingStatus, Wishes};
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
 
-use crate::api::{MigrateLine, MigrateRequest, Refusal, Status};
+use crate::api::{MigrateLine, MigrateRequest, ParamRequest, Refusal, Status, TrackingRequest};
 use crate::http::{self, HttpError, Request};
 use crate::socket::{SocketError, SocketFile, listen, peer_is_us};
 
@@ -64,6 +70,31 @@ pub trait Control: Send + Sync + 'static {
     /// # Errors
     /// With the reason.
     fn shutdown(&self) -> Result<(), Refusal>;
+    /// How the devices' DMA is tracked.
+    ///
+    /// # Errors
+    /// With the reason.
+    fn tracking(&self) -> Result<TrackingStatus, Refusal>;
+    /// Has it tracked otherwise from now on.
+    ///
+    /// # Errors
+    /// With the reason.
+    fn switch_tracking(&self, request: TrackingRequest) -> Result<(), Refusal>;
+    /// What would track it in a migration with these wishes, and why.
+    ///
+    /// # Errors
+    /// With the reason.
+    fn explain(&self, wishes: Wishes) -> Result<Explanation, Refusal>;
+    /// The devices' parameters.
+    ///
+    /// # Errors
+    /// With the reason.
+    fn params(&self) -> Result<Vec<DeviceParams>, Refusal>;
+    /// Sets one.
+    ///
+    /// # Errors
+    /// With the reason.
+    fn set_param(&self, request: ParamRequest) -> Result<(), Refusal>;
     /// Starts a migration; its events arrive in the channel, the outcome last.
     ///
     /// # Errors
@@ -183,12 +214,15 @@ fn serve(stream: &mut UnixStream, control: &dyn Control) -> Result<(), HttpError
         ("POST", "/v1/abort") => done(control.abort(), "aborting"),
         ("POST", "/v1/powerdown") => done(control.powerdown(), "power button pressed"),
         ("POST", "/v1/shutdown") => done(control.shutdown(), "shutting down"),
-        ("POST", "/v1/migrate") => match request.json::<MigrateRequest>() {
-            Err(error) => {
-                let cause = std::error::Error::source(&error).map(ToString::to_string);
-                let cause = cause.unwrap_or_default();
-                (400, json!({"error": format!("{error}: {cause}")}))
-            }
+        ("GET", "/v1/tracking") => found(control.tracking()),
+        ("PUT", "/v1/tracking") => {
+            with(&request, |wish| done(control.switch_tracking(wish), "switched"))
+        }
+        ("POST", "/v1/explain") => with(&request, |wishes| found(control.explain(wishes))),
+        ("GET", "/v1/params") => found(control.params()),
+        ("PUT", "/v1/params") => with(&request, |wish| done(control.set_param(wish), "set")),
+        ("POST", "/v1/migrate") => match body::<MigrateRequest>(&request) {
+            Err(answer) => answer,
             Ok(wish) => match control.migrate(wish) {
                 Ok(lines) => return stream_lines(stream, control, &lines),
                 Err(refusal) => (409, json!({"error": refusal.0})),
@@ -197,13 +231,39 @@ fn serve(stream: &mut UnixStream, control: &dyn Control) -> Result<(), HttpError
         (
             _,
             "/v1/status" | "/v1/pause" | "/v1/resume" | "/v1/abort" | "/v1/powerdown"
-            | "/v1/shutdown" | "/v1/migrate",
-        ) => (405, json!({"error": "use GET for status, POST for the rest"})),
+            | "/v1/shutdown" | "/v1/migrate" | "/v1/explain" | "/v1/tracking" | "/v1/params",
+        ) => {
+            let ways = "use GET for status, GET or PUT for tracking and params, POST for the rest";
+            (405, json!({"error": ways}))
+        }
         (_, path) => {
             (404, json!({"error": format!("there is no {path} here; see GET /v1/status")}))
         }
     };
     http::respond(stream, status, &answer)
+}
+
+type Answer = (u16, Value);
+
+/// What was asked for, or why not.
+fn found<T: serde::Serialize>(result: Result<T, Refusal>) -> Answer {
+    match result {
+        Ok(found) => (200, json!(found)),
+        Err(refusal) => (409, json!({"error": refusal.0})),
+    }
+}
+
+/// The body, or what is wrong with it.
+fn body<T: DeserializeOwned>(request: &Request) -> Result<T, Answer> {
+    request.json::<T>().map_err(|error| {
+        let cause = std::error::Error::source(&error).map(ToString::to_string);
+        (400, json!({"error": format!("{error}: {}", cause.unwrap_or_default())}))
+    })
+}
+
+/// Answers a request by its body.
+fn with<T: DeserializeOwned>(request: &Request, answer: impl FnOnce(T) -> Answer) -> Answer {
+    body(request).map_or_else(|wrong| wrong, answer)
 }
 
 /// Sends lines until the channel closes. A client that goes away loses its lines; the migration

@@ -11,6 +11,8 @@ use crate::client::Client;
 #[derive(Default)]
 struct Fake {
     asked: Mutex<Vec<String>>,
+    /// It panics when its status is asked for.
+    breaks: bool,
 }
 
 impl Fake {
@@ -21,6 +23,7 @@ impl Fake {
 
 impl Control for Fake {
     fn status(&self) -> Status {
+        assert!(!self.breaks, "a test's panic");
         Status {
             vm: VmStatus {
                 state: GuestState::Running,
@@ -30,6 +33,7 @@ impl Control for Fake {
                 memory_bytes: 4096,
                 lease: None,
                 devices: Vec::new(),
+                tracking: None,
             },
             migration: drogher_migrate::Status::default(),
         }
@@ -52,6 +56,24 @@ impl Control for Fake {
         self.note("shutdown");
         Ok(())
     }
+    fn tracking(&self) -> Result<TrackingStatus, Refusal> {
+        Ok(TrackingStatus { active: true, ..TrackingStatus::default() })
+    }
+    fn switch_tracking(&self, request: TrackingRequest) -> Result<(), Refusal> {
+        self.note(&format!("{:?} {:?}", request.device, request.choice().provider));
+        Ok(())
+    }
+    fn explain(&self, wishes: Wishes) -> Result<Explanation, Refusal> {
+        self.note(&format!("{:?}", wishes.early_ndma));
+        Ok(Explanation { possible: true, spaces: Vec::new(), refusals: Vec::new() })
+    }
+    fn params(&self) -> Result<Vec<DeviceParams>, Refusal> {
+        Err(Refusal("there is no guest".into()))
+    }
+    fn set_param(&self, request: ParamRequest) -> Result<(), Refusal> {
+        self.note(&format!("{} {}={}", request.device, request.name, request.value));
+        Ok(())
+    }
     fn migrate(&self, request: MigrateRequest) -> Result<Receiver<MigrateLine>, Refusal> {
         self.note(&request.to);
         let (lines, answers) = channel();
@@ -60,6 +82,7 @@ impl Control for Fake {
                 outcome: Outcome::Moved,
                 message: "moved".into(),
                 report: Box::new(Report::default()),
+                tracking: None,
             })
             .unwrap();
         Ok(answers)
@@ -162,41 +185,47 @@ fn a_client_over_the_limit_is_told_so() {
     };
 }
 
-/// Panics when it is asked.
-struct Broken;
-
-impl Control for Broken {
-    fn status(&self) -> Status {
-        panic!("a test's panic")
-    }
-    fn pause(&self) -> Result<(), Refusal> {
-        Ok(())
-    }
-    fn resume(&self) -> Result<(), Refusal> {
-        Ok(())
-    }
-    fn abort(&self) -> Result<(), Refusal> {
-        Ok(())
-    }
-    fn powerdown(&self) -> Result<(), Refusal> {
-        Ok(())
-    }
-    fn shutdown(&self) -> Result<(), Refusal> {
-        Ok(())
-    }
-    fn migrate(&self, _request: MigrateRequest) -> Result<Receiver<MigrateLine>, Refusal> {
-        Err(Refusal(String::new()))
-    }
-}
-
 #[test]
 fn requests_that_panic_do_not_use_the_server_up() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("control");
-    let _server = Server::start(&path, Arc::new(Broken)).unwrap();
+    let _server = Server::start(&path, Arc::new(Fake { breaks: true, ..Fake::default() })).unwrap();
     let client = Client::new(&path);
     for _ in 0..CONNECTIONS_MAX + 1 {
         assert!(client.get::<Status>("/v1/status").is_err());
     }
     let _: serde_json::Value = client.post("/v1/pause", &json!({})).unwrap();
+}
+
+#[test]
+fn tracking_and_parameters_are_asked_for_and_set() {
+    let (_folder, _server, fake, client) = started();
+    let status: TrackingStatus = client.get("/v1/tracking").unwrap();
+    assert!(status.active);
+    let wish = TrackingRequest {
+        device: Some("nic".into()),
+        tracker: Some("fault".parse::<drogher_machine::tracking::ProviderKind>().unwrap().into()),
+        ..TrackingRequest::default()
+    };
+    let done: Value = client.put("/v1/tracking", &wish).unwrap();
+    assert_eq!(done, json!({"done": "switched"}));
+    let wishes = Wishes { early_ndma: vec!["nic".into()], ..Wishes::default() };
+    let explanation: Explanation = client.post("/v1/explain", &wishes).unwrap();
+    assert!(explanation.possible);
+    let error = client.get::<Vec<DeviceParams>>("/v1/params").unwrap_err().to_string();
+    assert_eq!(error, "there is no guest");
+    let param = json!({"device": "nic", "name": "colour", "value": "red"});
+    let _: Value = client.put("/v1/params", &param).unwrap();
+    let asked = fake.asked.lock().unwrap().clone();
+    assert_eq!(asked, ["Some(\"nic\") Some(Fault)", "[\"nic\"]", "nic colour=red"]);
+    for (path, body, word) in [
+        ("/v1/tracking", json!({"tracker": "magic"}), "magic"),
+        ("/v1/tracking", json!({"page": "5K"}), "power of two"),
+        ("/v1/tracking", json!({"colour": "red"}), "colour"),
+        ("/v1/params", json!({"device": "nic"}), "name"),
+        ("/v1/explain", json!({}), "use GET for status"),
+    ] {
+        let error = client.put::<_, Value>(path, &body).unwrap_err().to_string();
+        assert!(error.contains(word), "{path}: {error}");
+    }
 }

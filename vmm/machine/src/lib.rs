@@ -34,6 +34,7 @@ pub mod power;
 pub mod record;
 pub mod routing;
 pub mod serial;
+pub mod tracking;
 pub mod vcpu;
 pub mod vm;
 pub mod wiring;

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use drogher_iommu::{Domain, DomainConfig, DomainError, Memory, Perm};
+use drogher_iommu::{Domain, Memory};
 use drogher_iommu_types::{DirtyBitmap, Gpa};
 use drogher_migrate::DeviceConfig;
 
@@ -23,6 +23,7 @@ use crate::io_thread::{IoError, IoThread};
 use crate::memory::{GuestRam, MemoryError};
 use crate::platform::Platform;
 use crate::record::{Reader, StateError, Tag, Writer};
+use crate::tracking::{RamMap, Spaces, SpacesError};
 use crate::vcpu::control::Phase;
 use crate::vcpu::cpuid::CpuModel;
 use crate::vcpu::{Vcpu, VcpuError, setup, state};
@@ -122,8 +123,8 @@ pub enum MachineError {
         source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// The devices' address space.
-    #[error("Cannot set up the address space of DMA")]
-    Domain(#[from] DomainError),
+    #[error(transparent)]
+    Spaces(#[from] SpacesError),
     /// A device.
     #[error(transparent)]
     Device(#[from] DeviceError),
@@ -147,7 +148,7 @@ pub struct Machine {
     vcpus: Vec<Vcpu>,
     io: IoThread,
     devices: DeviceSet,
-    domain: Domain,
+    spaces: Spaces,
     platform: Platform,
     model: CpuModel,
     vm: Arc<Vm>,
@@ -185,9 +186,9 @@ impl Machine {
     ) -> Result<Self, MachineError> {
         let (devices, dirs) =
             (std::mem::take(&mut config.devices), std::mem::take(&mut config.plugin_dirs));
-        Self::assemble(config, limit, |domain, wiring| match &devices {
-            Devices::Specs(specs) => DeviceSet::new(specs, &dirs, domain, wiring),
-            Devices::Arriving(configs) => DeviceSet::for_configs(configs, &dirs, domain, wiring),
+        Self::assemble(config, limit, |spaces, wiring| match &devices {
+            Devices::Specs(specs) => DeviceSet::new(specs, &dirs, spaces, wiring),
+            Devices::Arriving(configs) => DeviceSet::for_configs(configs, &dirs, spaces, wiring),
         })
     }
 
@@ -195,7 +196,7 @@ impl Machine {
     pub(crate) fn assemble(
         config: MachineConfig,
         limit: fn(&mut Caps),
-        make: impl FnOnce(&Domain, &Arc<dyn Wiring>) -> Result<DeviceSet, DeviceError>,
+        make: impl FnOnce(&Spaces, &Arc<dyn Wiring>) -> Result<DeviceSet, DeviceError>,
     ) -> Result<Self, MachineError> {
         let (cpus, most) = (config.cpus, usize::from(MAX_CPUS));
         if cpus == 0 || usize::from(cpus) > most {
@@ -214,11 +215,11 @@ impl Machine {
             return Err(MachineError::Cpus { asked: cpus, most: vm.caps().max_vcpus });
         }
         let platform = Platform::new(&vm, config.console)?;
-        let domain = domain(&ram)?;
+        let spaces = spaces(&ram)?;
         let wiring: Arc<dyn Wiring> = Arc::clone(&vm) as _;
-        let devices = make(&domain, &wiring)?;
+        let devices = make(&spaces, &wiring)?;
         let (model, vcpus) = processors(&vm, cpus)?;
-        Ok(Self { vcpus, io, devices, domain, platform, model, vm, ram })
+        Ok(Self { vcpus, io, devices, spaces, platform, model, vm, ram })
     }
 
     /// Guest RAM.
@@ -239,10 +240,16 @@ impl Machine {
         &self.devices
     }
 
-    /// The address space that all devices do DMA in.
+    /// The address spaces that devices do DMA in.
+    #[must_use]
+    pub fn spaces(&self) -> &Spaces {
+        &self.spaces
+    }
+
+    /// The second stage of the devices that name no address space.
     #[must_use]
     pub fn domain(&self) -> &Domain {
-        &self.domain
+        self.spaces.main().domain()
     }
 
     /// The CPU that the guest sees.
@@ -446,14 +453,13 @@ impl Drop for Machine {
     }
 }
 
-/// The second stage: GPA to OA for all of RAM.
-fn domain(ram: &Arc<GuestRam>) -> Result<Domain, DomainError> {
-    let domain = Domain::new(Arc::clone(ram) as Arc<dyn Memory>, DomainConfig::default())?;
-    for range in ram.ranges() {
-        let gpa = range.gpa..Gpa(range.gpa.0 + range.len);
-        domain.map(gpa, range.oa, Perm::READ_WRITE)?;
-    }
-    Ok(domain)
+/// Address spaces in which all of RAM can be mapped.
+fn spaces(ram: &Arc<GuestRam>) -> Result<Spaces, SpacesError> {
+    let map = ram
+        .ranges()
+        .iter()
+        .map(|range| RamMap { gpa: range.gpa..Gpa(range.gpa.0 + range.len), oa: range.oa });
+    Spaces::new(Arc::clone(ram) as Arc<dyn Memory>, map.collect())
 }
 
 /// The vCPUs and the model that they share. Its frequency is asked of the first one: it belongs to

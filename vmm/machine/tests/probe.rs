@@ -105,7 +105,7 @@ fn runs_and_takes_serial_input() {
     line.until("status", |console| console.status_lines() >= 3);
     let hello = line.console.hello().expect("it said hello");
     assert_eq!(hello.tsc_khz, u64::from(machine.model().tsc_khz()), "the CPUID leaf says it");
-    line.input.write_all(b"s").expect("the guest's input takes a byte");
+    line.input.write_all(b"S").expect("the guest's input takes a byte");
     assert_eq!(machine.wait_event(LONG), Some(GuestEvent::Shutdown));
     line.until("bye", |console| console.bye().is_some());
     assert!(line.console.bye().is_some_and(|bye| bye.ok), "{}", line.text);
@@ -147,7 +147,7 @@ fn moves_with_all_its_vcpus_and_goes_on_checked() {
             console.status_lines() >= seen + 2
                 && console.last().is_some_and(|last| last.sweeps > sweeps)
         });
-        line.input.write_all(b"s").expect("the guest's input takes a byte");
+        line.input.write_all(b"S").expect("the guest's input takes a byte");
         assert_eq!(current.wait_event(LONG), Some(GuestEvent::Shutdown));
         line.until("bye", |console| console.bye().is_some());
         assert!(line.console.bye().is_some_and(|bye| bye.ok), "{}", line.text);

@@ -34,6 +34,8 @@ pub enum BlockerCode {
     Host,
     /// A device without migration support.
     NotMigratable,
+    /// A device whose DMA cannot be tracked, or not as asked for.
+    Tracking,
     /// Something else, see the reason.
     Other,
 }
@@ -56,6 +58,7 @@ impl BlockerCode {
             Self::Lease => "lease",
             Self::Host => "host",
             Self::NotMigratable => "not-migratable",
+            Self::Tracking => "tracking",
             Self::Other => "other",
         }
     }

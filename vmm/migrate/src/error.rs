@@ -119,9 +119,10 @@ pub enum Error {
     },
     /// More is dirtied than can be sent.
     #[error(
-        "The migration does not converge: {dirty} bytes/s are dirtied and {sent} bytes/s sent, the \
-         forecast downtime stays at {forecast:?} with a limit of {downtime:?}; raise downtime_ms, \
-         or set timeout_strategy=ignore"
+        "The migration does not converge: {dirty} bytes/s are dirtied and {sent} bytes/s sent, and \
+         the forecast downtime stays at {forecast:?}, of which {fixed:?} depend on no memory, with a \
+         limit of {downtime:?}; allow more (--downtime-ms, downtime_ms), or have it switch over all \
+         the same (--timeout-strategy ignore)"
     )]
     NotConverging {
         /// Dirtied, bytes per second.
@@ -130,6 +131,8 @@ pub enum Error {
         sent: u64,
         /// The best forecast of the last rounds.
         forecast: Duration,
+        /// What of it stays whatever is dirty.
+        fixed: Duration,
         /// The downtime limit.
         downtime: Duration,
     },

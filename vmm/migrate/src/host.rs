@@ -109,6 +109,12 @@ pub trait SourceHost {
     /// on every write to guest memory is logged.
     fn track_start(&mut self) -> Result<(), Self::Error>;
 
+    /// All of RAM has been sent once; the rounds begin. Called before the first
+    /// [`harvest_dma`](Self::harvest_dma).
+    fn rounds_begin(&mut self) -> Result<(), Self::Error> {
+        Ok(())
+    }
+
     /// Switches them off again, also half-started ones. Called with the guest running.
     fn track_stop(&mut self) -> Result<(), Self::Error>;
 

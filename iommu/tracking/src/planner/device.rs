@@ -1,6 +1,7 @@
 //! The decision for one device, before its neighbours are looked at.
 
 use crate::caps::{DeviceCaps, Dma, Pins, Preference, SpaceCaps};
+use crate::costs::Measured;
 use crate::page_size::TrackingPageSize;
 use crate::plan::{Decider, DevicePlan, Reason, Refusal, RefusalCode};
 use crate::planner::{Inputs, refusal};
@@ -144,22 +145,25 @@ fn pick(
     {
         return Ok(Picked { kind: wish.provider, class, reason: by_preference(wish) });
     }
-    measured(device, inputs, class_of)
+    measured(device, inputs, &usable)
         .ok_or_else(|| refusal(RefusalCode::NoProvider, device, "Nothing covers it", "unplug it"))
 }
 
-/// The cheapest of the best class; without measurements the first.
+/// The cheapest of all that cover it; without a measurement of the best class its first.
 fn measured(
     device: &DeviceCaps,
     inputs: Inputs<'_>,
-    class_of: &impl Fn(ProviderKind) -> Option<Class>,
+    usable: &impl Fn(ProviderKind) -> Option<Class>,
 ) -> Option<Picked> {
-    let best = ProviderKind::EACH.into_iter().filter_map(class_of).min()?;
-    let kinds = || ProviderKind::EACH.into_iter().filter(|kind| class_of(*kind) == Some(best));
-    let cheapest = kinds()
-        .filter_map(|kind| inputs.costs.cheapest(kind, |size| fits(device, kind, size)))
-        .min_by_key(|cost| cost.total_ns());
-    let Some(cost) = cheapest else {
+    let best = ProviderKind::EACH.into_iter().filter_map(usable).min()?;
+    let kinds = || ProviderKind::EACH.into_iter().filter(|kind| usable(*kind) == Some(best));
+    // A wide report is not cheaper than a narrow one that nobody has measured.
+    let is_known = kinds().any(|kind| inputs.costs.measured.iter().any(|m| m.provider == kind));
+    let total = |cost: &Measured| {
+        let fits = usable(cost.provider).is_some() && fits(device, cost.provider, cost.page_size);
+        (is_known && fits).then(|| cost.total_ns().saturating_add(beside(device, inputs, cost)))
+    };
+    let Some(cost) = inputs.costs.best(total) else {
         let text = match kinds().count() {
             1 => format!("the only one of class {best}"),
             _ => format!("the first of class {best}, for want of measurements"),
@@ -167,14 +171,22 @@ fn measured(
         let reason = Reason::new(Decider::Default, text);
         return Some(Picked { kind: kinds().next()?, class: best, reason });
     };
+    let class = usable(cost.provider)?;
     let text = format!(
-        "measured: {} at {} costs {} ns a round, the least of class {best}",
+        "measured: {} at {} costs {} ns a round, the least of what covers it",
         cost.provider,
         cost.page_size,
         cost.total_ns()
     );
     let reason = Reason::new(Decider::Measured, text);
-    Some(Picked { kind: cost.provider, class: best, reason })
+    Some(Picked { kind: cost.provider, class, reason })
+}
+
+/// What has to run beside a provider for this device: its pins beside a recorder.
+fn beside(device: &DeviceCaps, inputs: Inputs<'_>, cost: &Measured) -> u64 {
+    let pins = inputs.costs.get(ProviderKind::Pinned, TrackingPageSize::K4);
+    let needed = cost.provider.is_recorder() && device.pins != Pins::None;
+    pins.filter(|_| needed).map_or(0, Measured::total_ns)
 }
 
 fn by_quirk(quirk: &Quirk) -> Reason {

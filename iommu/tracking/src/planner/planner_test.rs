@@ -140,7 +140,7 @@ fn who_decides_in_which_order() {
         cost(ProviderKind::Iommu, K4, 500),
         cost(ProviderKind::Device, K4, 300),
         cost(ProviderKind::Device, K64, 100),
-        cost(ProviderKind::All, K4, 1),
+        cost(ProviderKind::All, K4, 900),
     ];
     use Decider as D;
     use ProviderKind as P;
@@ -167,6 +167,31 @@ fn who_decides_in_which_order() {
         let device = if wished { liking() } else { logging(1) };
         let (kind, size, by) = first(&case.one(&[device]));
         assert_eq!((kind, &*size, by), expected, "{global:?} {quirked} {wished} {measured}");
+    }
+}
+
+#[test]
+fn classes_are_compared_by_what_they_cost_in_all() {
+    use ProviderKind as P;
+    let pinned = cost(P::Pinned, K4, 100);
+    for (device, global, costs, expected) in [
+        (plain(1), "", vec![cost(P::Iommu, K4, 500), cost(P::All, K4, 100)], P::All),
+        (plain(1), "", vec![cost(P::Iommu, K4, 500), cost(P::All, K4, 480)], P::Iommu),
+        (plain(1), "require=exact", vec![cost(P::Iommu, K4, 500), cost(P::All, K4, 1)], P::Iommu),
+        // Nothing narrow was measured: that says nothing for the wide one.
+        (plain(1), "", vec![cost(P::All, K4, 1)], P::Iommu),
+        // Beside a recorder the pins are harvested too.
+        (pinning(1), "", vec![cost(P::Iommu, K4, 1), pinned], P::Pinned),
+        (
+            logging(1),
+            "",
+            vec![cost(P::Iommu, K4, 500), pinned, cost(P::Device, K4, 400)],
+            P::Device,
+        ),
+    ] {
+        let text = format!("{} {global} {costs:?}", device.plugin);
+        let case = Case { global, costs, ..Case::default() };
+        assert_eq!(first(&case.one(&[device])).0, expected, "{text}");
     }
 }
 
@@ -392,11 +417,11 @@ fn an_explanation_as_text_and_as_data() {
     let expected = "\
 Address space s: all-mapped, exact after early NDMA
   provider iommu at 4K: exact, covers dev1, dev2, 115 ns a round (measured: iommu at 4K costs \
-115 ns a round, the least of class exact)
+115 ns a round, the least of what covers it)
   provider all at 4K: all-mapped, covers dev1, dev2, cost unknown (degraded: nothing narrower \
 covers dev2 (operator))
-  device dev1 (00:01.0): iommu (measured: iommu at 4K costs 115 ns a round, the least of class \
-exact), 4K (measured: 4K costs the least of all sizes)
+  device dev1 (00:01.0): iommu (measured: iommu at 4K costs 115 ns a round, the least of what \
+covers it), 4K (measured: 4K costs the least of all sizes)
   device dev2 (00:02.0): all (operator), 4K (mapped pages are reported as 4K), early NDMA \
 (operator: on)
   device dev3 (00:03.0): nothing (it does no DMA)

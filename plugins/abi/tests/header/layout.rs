@@ -71,7 +71,7 @@ structs! {
     DmaLogHost {
         size, flags, write, fill, fetch_add_u32, fetch_add_u64, compare_swap_u32, compare_swap_u64,
     }
-    Pinned { ptr, len, handle }
+    Pinned { ptr, len, handle, gpa }
     DmaPin { size, flags, unmap }
     DmaPinHost { size, flags, pin, unpin, mark_dirty }
     Preference { size, tracker, page_size, cost_hint_ns, reason }

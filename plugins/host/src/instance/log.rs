@@ -251,14 +251,17 @@ impl PluginLog {
             let run = run.start.max(start)..run.end.min(end);
             if run.is_empty() { Ok(()) } else { into.set_range(run).map_err(|e| self.bitmap(e)) }
         };
-        if let Some(shared) = logging.shared.clone() {
-            return shared.take(range, mark);
-        }
-        // What was started, in whole pages; the plugin is asked for nothing else.
+        // What was started, in whole pages; nothing else is asked for.
         let everything = Gpa(0)..Gpa(!(page_size.bytes() - 1));
-        let ranges = logging.ranges.clone();
+        let (ranges, shared) = (logging.ranges.clone(), logging.shared.clone());
         for one in ranges.iter().map(|one| page_size.grow(one, &everything)) {
             let (mut at, stop) = (one.start.max(start), one.end.min(end));
+            if let Some(shared) = &shared {
+                if at < stop {
+                    shared.take(&(at..stop), mark)?;
+                }
+                continue;
+            }
             let stop = Gpa(stop.0.next_multiple_of(page_size.bytes()));
             while at < stop {
                 let pages = ((stop.0 - at.0) / page_size.bytes()).min(PIECE_PAGES);

@@ -60,6 +60,9 @@ impl Instance {
             // The device may begin before it returns.
             self.context.open();
         }
+        if to.reaches_peers() && !control.ndma {
+            self.context.open_to_peers();
+        }
         let result = match self.format {
             Some(_) => self.one_arc(control, from, to),
             None => Ok(to),
@@ -72,6 +75,8 @@ impl Instance {
         self.enter_state(control, now);
         if !now.runs() {
             self.close();
+        } else if !now.reaches_peers() {
+            self.context.close_to_peers();
         }
         self.alive()?;
         if result.is_ok() && !now.runs() {
@@ -261,6 +266,9 @@ impl Instance {
         if runs {
             // The device may begin before it returns.
             self.context.open();
+            if control.state.reaches_peers() {
+                self.context.open_to_peers();
+            }
         }
         let result = self.call(&mut control, self.deadlines.state, |device| device.set_ndma(false));
         match result {

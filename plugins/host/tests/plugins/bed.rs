@@ -3,11 +3,12 @@
 use drogher_iommu::{Domain, DomainConfig, HeapMemory, Memory, Perm};
 use drogher_iommu_types::{Gpa, Oa, Rid};
 use drogher_plugin_host::{
-    Cause, Deadlines, HostServices, Instance, InstanceConfig, InstanceError, LogLevel, Plugin,
+    Cause, Deadlines, HostServices, Instance, InstanceConfig, InstanceError, LogLevel, PeerWrite,
+    Plugin,
 };
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -20,11 +21,30 @@ pub struct Machine {
     pub irqs: AtomicU64,
     pub lines: Mutex<Vec<(LogLevel, String)>>,
     pub failures: Mutex<Vec<Cause>>,
+    /// What was written to [`PEER`].
+    pub peer: Mutex<Vec<u64>>,
+    /// The peer takes no more.
+    pub full: AtomicBool,
 }
+
+/// Where another device is.
+pub const PEER: u64 = 0xE000_0000;
 
 impl HostServices for Machine {
     fn irq(&self, _vector: u16) {
         self.irqs.fetch_add(1, Ordering::SeqCst);
+    }
+
+    fn peer_write(&self, gpa: u64, data: &[u8]) -> PeerWrite {
+        match gpa {
+            PEER if self.full.load(Ordering::SeqCst) => PeerWrite::Full,
+            PEER => {
+                let words = data.as_chunks::<8>().0.iter().map(|word| u64::from_le_bytes(*word));
+                self.peer.lock().expect("not poisoned").extend(words);
+                PeerWrite::Taken
+            }
+            _ => PeerWrite::NotAPeer,
+        }
     }
 
     fn log(&self, level: LogLevel, text: &str) {
@@ -80,6 +100,11 @@ impl Bed {
         let mut bytes = [0; 8];
         self.memory.read(Oa(at), &mut bytes).expect("inside");
         u64::from_le_bytes(bytes)
+    }
+
+    /// Writes that the peer has got.
+    pub fn peer_writes(&self) -> usize {
+        self.machine.peer.lock().expect("not poisoned").len()
     }
 
     pub fn irqs(&self) -> u64 {

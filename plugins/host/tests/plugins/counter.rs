@@ -1,7 +1,9 @@
 //! The example in C, driven like a guest would.
 
-use crate::bed::{Bed, compile, read64, write64};
+use crate::bed::{Bed, MEMORY, compile, read64, write64};
+use crate::tracked::{gpas, harvest};
 use drogher_plugin_host::{InstanceError, ParamError, ParamKind, Plugin, Read, State};
+use drogher_tracking::TrackingPageSize;
 
 const COUNT: u64 = 0;
 const TARGET: u64 = 8;
@@ -170,4 +172,26 @@ fn all_instances_at_once() {
     });
     assert!(devices.iter().all(|device| read64(device, COUNT) as u32 == 400));
     assert_eq!(bed.irqs(), 1600);
+}
+
+#[test]
+fn its_log_has_what_it_wrote() {
+    let Some(plugin) = counter() else { return };
+    let bed = Bed::new();
+    let device = bed.create(&plugin, &[]).expect("creates");
+    device.set_state(State::Running).expect("runs");
+    let (_, log) = device.device_log().expect("has one");
+    let k4 = TrackingPageSize::K4;
+    let started = log.start(&gpas(&[0..0x10000, 0x20000..MEMORY]), k4).expect("starts");
+    assert_eq!(started, k4);
+    for target in [0x1000, 0x8FFE, 0x10000, 0x20000] {
+        write64(&device, TARGET, target);
+        device.doorbell(0).expect("rings");
+    }
+    assert_eq!(bed.u64(0x20000) as u32, 4);
+    assert_eq!(harvest(&*log, k4), [1, 8, 9, 0x20]);
+    log.stop().expect("stops");
+    device.doorbell(0).expect("rings");
+    assert_eq!(read64(&device, COUNT) as u32, 5, "it goes on without");
+    assert_eq!(read64(&device, ERRORS), 0);
 }

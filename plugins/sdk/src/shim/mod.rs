@@ -10,8 +10,9 @@ mod migration;
 mod params;
 mod sized;
 mod slot;
+mod tracking;
 
-use crate::Device;
+use crate::{Device, PinKind};
 use core::ffi::{c_char, c_void};
 use core::marker::PhantomData;
 use drogher_plugin_abi as abi;
@@ -28,10 +29,13 @@ impl<D: Device> Tables<D> {
     const MIGRATION: &'static abi::Migration = &migration::table::<D>();
     const NDMA: &'static abi::Ndma = &migration::ndma::<D>();
     const PARAMS: &'static abi::Params = &params::table::<D>();
+    const PIN_SOME: &'static abi::DmaPin = &tracking::pin::<D>(PinKind::Some);
+    const PIN_ONLY: &'static abi::DmaPin = &tracking::pin::<D>(PinKind::Only);
+    const PREFERS: &'static abi::Prefers = &tracking::prefers::<D>();
 }
 
 pub(crate) unsafe extern "C" fn get_extension<D: Device>(
-    _dev: *mut c_void,
+    dev: *mut c_void,
     id: *const c_char,
     id_len: u64,
 ) -> *const c_void {
@@ -39,12 +43,27 @@ pub(crate) unsafe extern "C" fn get_extension<D: Device>(
     let Some(id) = (unsafe { bytes(id.cast(), id_len) }) else {
         return core::ptr::null();
     };
+    // SAFETY: NULL, or from `create` and not destroyed; one call at a time.
+    let slot = unsafe { dev.cast::<Slot<D>>().as_ref() };
     if id == abi::DROGHER_EXT_MIGRATION.to_bytes() && D::MIGRATION.is_some() {
         core::ptr::from_ref(Tables::<D>::MIGRATION).cast()
-    } else if id == abi::DROGHER_EXT_NDMA.to_bytes() && D::NDMA {
+    } else if id == abi::DROGHER_EXT_NDMA.to_bytes() && slot.map_or(D::NDMA, |slot| slot.has_ndma) {
         core::ptr::from_ref(Tables::<D>::NDMA).cast()
     } else if id == abi::DROGHER_EXT_PARAMS.to_bytes() {
         core::ptr::from_ref(Tables::<D>::PARAMS).cast()
+    } else if id == abi::DROGHER_EXT_DMA_LOG.to_bytes() {
+        slot.and_then(|slot| slot.log_caps)
+            .map_or(core::ptr::null(), |caps| core::ptr::from_ref(tracking::log::<D>(caps)).cast())
+    } else if id == abi::DROGHER_EXT_DMA_PIN.to_bytes() {
+        match slot.and_then(|slot| slot.pin_kind) {
+            None => core::ptr::null(),
+            Some(PinKind::Some) => core::ptr::from_ref(Tables::<D>::PIN_SOME).cast(),
+            Some(PinKind::Only) => core::ptr::from_ref(Tables::<D>::PIN_ONLY).cast(),
+        }
+    } else if id == abi::DROGHER_EXT_PREFERS.to_bytes()
+        && slot.is_some_and(|slot| slot.preference.is_some())
+    {
+        core::ptr::from_ref(Tables::<D>::PREFERS).cast()
     } else {
         core::ptr::null()
     }

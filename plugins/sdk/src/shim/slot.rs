@@ -1,7 +1,11 @@
 //! One instance: the device and the books about it.
 
 use super::guard;
-use crate::{Device, DeviceInfo, Failure, FailureKind, Host, Params, Read, State, StateFormat};
+use crate::tracking::SharedBits;
+use crate::{
+    Device, DeviceInfo, Failure, FailureKind, Host, LogCaps, LogStart, Params, PinKind, Preference,
+    Read, State, StateFormat,
+};
 use drogher_plugin_abi as abi;
 
 pub(super) struct Slot<D> {
@@ -14,6 +18,14 @@ pub(super) struct Slot<D> {
     ndma: bool,
     /// Why the device is in ERROR.
     broken: Option<String>,
+    pub(super) has_ndma: bool,
+    pub(super) log_caps: Option<LogCaps>,
+    pub(super) pin_kind: Option<PinKind>,
+    pub(super) preference: Option<Preference>,
+    /// Bytes of a tracking page, while its log runs.
+    logging: Option<u64>,
+    /// The host's bitmap, to be closed before the host may take it away.
+    bitmap: Option<SharedBits>,
 }
 
 impl<D: Device> Slot<D> {
@@ -21,6 +33,12 @@ impl<D: Device> Slot<D> {
         let device = D::create(host.clone(), &params)?;
         let info = device.info();
         Ok(Slot {
+            has_ndma: device.has_ndma(),
+            log_caps: device.log_caps(),
+            pin_kind: device.pin_kind(),
+            preference: device.preference(),
+            logging: None,
+            bitmap: None,
             host,
             params,
             device: Some(device),
@@ -83,6 +101,7 @@ impl<D: Device> Slot<D> {
         if status == abi::DROGHER_OK {
             self.state = State::Stop;
             self.ndma = false;
+            self.end_log();
         } else if anew && self.broken.is_none() {
             self.broken = Some("The device could not be made anew".to_owned());
         }
@@ -176,6 +195,48 @@ impl<D: Device> Slot<D> {
         Ok(())
     }
 
+    pub(super) fn log_start(&mut self, start: LogStart) -> Result<u64, Failure> {
+        let caps = self.log_caps.ok_or_else(|| Failure::unsupported("No log"))?;
+        if self.logging.is_some() {
+            return Err(Failure::not_allowed("The log runs already"));
+        }
+        if caps.shared != start.bitmap.is_some() {
+            return Err(Failure::invalid("A bitmap is for a shared log, and for no other"));
+        }
+        let wish = start.page_size;
+        // Closed at once if the device fails or panics.
+        self.bitmap = start.bitmap.clone();
+        let chosen = guard(|| self.device()?.log_start(start))
+            .unwrap_or_else(|text| Err(Failure::fatal(format!("Panicked: {text}"))))
+            .inspect_err(|_| self.end_log())?;
+        let offered = (caps.min_page..=caps.max_page).contains(&chosen) && chosen.is_power_of_two();
+        if !offered || caps.shared && chosen != wish {
+            let text =
+                format!("The device takes tracking pages of {chosen} bytes, asked for {wish}");
+            return Err(Failure::fatal(text));
+        }
+        self.logging = Some(chosen);
+        Ok(chosen)
+    }
+
+    pub(super) fn log_page_size(&self) -> Result<u64, Failure> {
+        self.logging.ok_or_else(|| Failure::not_allowed("The log does not run"))
+    }
+
+    pub(super) fn log_stop(&mut self) -> Result<(), Failure> {
+        self.log_page_size()?;
+        self.device()?.log_stop()?;
+        self.end_log();
+        Ok(())
+    }
+
+    fn end_log(&mut self) {
+        self.logging = None;
+        if let Some(bitmap) = self.bitmap.take() {
+            bitmap.close();
+        }
+    }
+
     pub(super) fn param_set(&mut self, name: &str, value: &str) -> Result<(), Failure> {
         let mut params = self.params.clone();
         let spec = params.set(D::PARAMS, name, value)?;
@@ -187,5 +248,14 @@ impl<D: Device> Slot<D> {
         self.device()?.param_set(spec.name, &params)?;
         self.params = params;
         Ok(())
+    }
+}
+
+impl<D> Drop for Slot<D> {
+    /// Before the device: a worker of its may still be marking.
+    fn drop(&mut self) {
+        if let Some(bitmap) = self.bitmap.take() {
+            bitmap.close();
+        }
     }
 }

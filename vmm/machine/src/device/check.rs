@@ -10,8 +10,11 @@ use drogher_plugin_host::{
 };
 
 use super::describe::refusals;
-use super::plugin::{params_of, shape_of};
+use super::error::{DeviceError, Fault};
+use super::plugin::{keys_of, params_of, shape_of, tracking_of};
 use super::set::MAX_DEVICES;
+use super::spec::DeviceSpec;
+use crate::tracking::Subject;
 
 /// A device on trial is never started, so it asks for nothing.
 struct Nobody;
@@ -26,6 +29,36 @@ impl HostServices for Nobody {
     fn failed(&self, cause: &Cause) {
         tracing::debug!("device on trial: {cause}");
     }
+}
+
+/// What each of these devices would be for tracking. Makes each once, with no memory to reach, looks
+/// at it and throws it away; needs no KVM.
+///
+/// # Errors
+/// The first device that cannot be had, by name.
+pub fn trial(specs: &[DeviceSpec], dirs: &[PathBuf]) -> Result<Vec<Subject>, DeviceError> {
+    let try_one = |(slot, spec): (u16, &DeviceSpec)| {
+        let name = || spec.name_or_path.clone();
+        let failed = |source: Fault| DeviceError::Create { device: name(), source };
+        let file = Plugin::find(&spec.name_or_path, dirs);
+        let plugin = file.and_then(|file| Plugin::open(&file));
+        let plugin =
+            plugin.map_err(|source| DeviceError::Load { device: name(), source: source.into() })?;
+        let rid = Rid(slot << 3);
+        let domain = Domain::new(Arc::new(HeapMemory::new(0)), DomainConfig::default());
+        let requester = domain.and_then(|domain| domain.attach(rid));
+        let requester = requester.map_err(|source| failed(source.into()))?;
+        let wish = InstanceConfig {
+            name: format!("{rid} {}", plugin.descriptor().id),
+            params: spec.params.clone(),
+            ..InstanceConfig::default()
+        };
+        let instance = Instance::create(&plugin, wish, requester, Arc::new(Nobody));
+        let instance = instance.map_err(|source| failed(source.into()))?;
+        let (shape, tracking) = (shape_of(&plugin, &instance), tracking_of(&instance));
+        Ok(Subject::new(rid, &spec.keys, &shape, tracking))
+    };
+    (1..).zip(specs).map(try_one).collect()
 }
 
 /// Every reason why these devices cannot arrive here; empty if they can. Makes each device once, with
@@ -56,6 +89,10 @@ fn check_one(config: &DeviceConfig, dirs: &[PathBuf]) -> Vec<Blocker> {
     let blocker = |code, error: &dyn std::error::Error, hint: &str| {
         vec![Blocker::new(code, chain(error), hint).about(config.label())]
     };
+    if let Err(error) = keys_of(config) {
+        let hint = "use the build of the source, which knows this key";
+        return blocker(BlockerCode::DeviceParams, &error, hint);
+    }
     let found = Plugin::find_by_id(&config.plugin, dirs);
     let plugin = match found.and_then(|file| Plugin::open(&file)) {
         Ok(plugin) => plugin,

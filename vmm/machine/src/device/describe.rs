@@ -44,7 +44,11 @@ impl PciDevice {
             state_version: shape.migration.map_or(0, |migration| migration.version),
             state_min_reader: shape.migration.map_or(0, |migration| migration.min_reader),
             max_state: self.announce_state()?,
-            params: params.into_iter().map(|(key, value)| Param { key, value }).collect(),
+            params: params
+                .into_iter()
+                .chain(self.keys().entries().into_iter().map(|(key, value)| (key.into(), value)))
+                .map(|(key, value)| Param { key, value })
+                .collect(),
             regions: shape.info.regions.iter().map(region).collect(),
             vectors: shape.info.vectors,
         })

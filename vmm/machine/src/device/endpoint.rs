@@ -1,7 +1,10 @@
 //! What the set asks of a device. [`Instance`](drogher_plugin_host::Instance) is one; tests have
 //! others, which fail at will.
 
-use drogher_plugin_host::{DeviceInfo, PrecopyInfo, Read, State, StateFormat};
+use std::sync::Arc;
+
+use drogher_plugin_host::{DeviceInfo, ParamInfo, PrecopyInfo, Read, State, StateFormat};
+use drogher_tracking::{DeviceLog, LogCaps, PinBoard, Pins, Preference};
 
 use super::error::Fault;
 
@@ -29,6 +32,19 @@ pub struct Shape {
     pub migration: Option<StateFormat>,
     /// It can be kept from all DMA while it runs.
     pub ndma: bool,
+}
+
+/// What a device brings for the tracking of its writes; constant.
+#[derive(Clone, Default)]
+pub struct Tracking {
+    /// Its own log.
+    pub log: Option<(LogCaps, Arc<dyn DeviceLog>)>,
+    /// Which of its writes go to memory that it has pinned.
+    pub pins: Pins,
+    /// Where it pins, if it does.
+    pub pin_board: Option<Arc<PinBoard>>,
+    /// What its plugin prefers.
+    pub preference: Option<Preference>,
 }
 
 /// One device. Calls may come from any thread and overlap; the endpoint serialises them, and each
@@ -66,4 +82,16 @@ pub trait Endpoint: Send + Sync {
     fn write_state(&self, data: &[u8]) -> Result<(), Fault>;
     /// Every effective parameter, also those left at their default.
     fn params(&self) -> Result<Vec<(String, String)>, Fault>;
+    /// The parameters that its plugin describes.
+    fn param_infos(&self) -> Vec<ParamInfo> {
+        Vec::new()
+    }
+    /// Sets one while the device lives.
+    fn set_param(&self, name: &str, value: &str) -> Result<(), Fault> {
+        Err(format!("{name}={value}: this plugin has no parameters").into())
+    }
+    /// What it brings for its tracking.
+    fn tracking(&self) -> Tracking {
+        Tracking::default()
+    }
 }

@@ -1,10 +1,16 @@
 //! What can go wrong with the set of devices.
 
+use std::time::Duration;
+
 use thiserror::Error;
 
+use drogher_tracking::SpaceError;
+
+use super::keys::KeyError;
 use super::stream::FrameError;
 use crate::io_thread::IoError;
 use crate::pci::{ConfigError, StateError, WindowFull};
+use crate::tracking::SpacesError;
 use crate::wiring::WiringError;
 
 /// An error of a plugin or its host, as a cause.
@@ -31,6 +37,50 @@ pub enum DeviceError {
         /// What it said.
         #[source]
         source: Fault,
+    },
+    /// What its source says of it to the VMM is unknown here.
+    #[error("Device {device}")]
+    Key {
+        /// The device.
+        device: String,
+        /// What.
+        source: Box<KeyError>,
+    },
+    /// Two devices are called the same.
+    #[error("{device}: the name {name:?} is taken by {other}; give each device another vm.name")]
+    Name {
+        /// The second device.
+        device: String,
+        /// The name.
+        name: String,
+        /// The first.
+        other: String,
+    },
+    /// Its address space cannot be had.
+    #[error("{device}: no address space")]
+    Space {
+        /// The device.
+        device: String,
+        /// Why not.
+        #[source]
+        source: Box<SpacesError>,
+    },
+    /// It is to enter NDMA early, and has none.
+    #[error("{device} has no NDMA, and cannot enter it early; leave it out of early NDMA")]
+    NoNdma {
+        /// The device.
+        device: String,
+    },
+    /// Tracking does not follow the device.
+    #[error("{device}: its tracking does not follow it {what}")]
+    Tracking {
+        /// The device.
+        device: String,
+        /// Where to.
+        what: &'static str,
+        /// Why not.
+        #[source]
+        source: Box<SpaceError>,
     },
     /// More devices than bus 0 has slots.
     #[error("{count} devices; bus 0 has room for {max}")]
@@ -178,6 +228,60 @@ pub enum DeviceError {
         /// Why not.
         #[source]
         source: Fault,
+    },
+    /// What other devices have sent to one did not arrive within the grace phase.
+    #[error(
+        "{device} has not got {writes} writes of other devices within {longest:?}; \
+         the guest goes on, try again, or reset the device"
+    )]
+    Grace {
+        /// The device that they are for.
+        device: String,
+        /// How many.
+        writes: usize,
+        /// Length of the phase.
+        longest: Duration,
+    },
+    /// A device is to be saved without what other devices have sent to it.
+    #[error("{device} stands, and has not got {writes} writes of other devices; let it run on")]
+    Undelivered {
+        /// The device that they are for.
+        device: String,
+        /// How many.
+        writes: usize,
+    },
+    /// A device was to write to itself.
+    #[error("{device} cannot be its own peer; name another device")]
+    OwnPeer {
+        /// The device.
+        device: String,
+    },
+    /// There is no thread to deliver to a device.
+    #[error("{device}: no thread for what other devices send to it")]
+    PeerThread {
+        /// The device.
+        device: String,
+        /// The operating system's answer.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A device is to write to one that there is not.
+    #[error("{device}: vm.peers names {name:?}; devices with a vm.name are: {known}")]
+    NoPeer {
+        /// The device.
+        device: String,
+        /// As given.
+        name: String,
+        /// The names that there are.
+        known: String,
+    },
+    /// A name that is not exactly one device's.
+    #[error("{asked:?} is not one device; name one of: {known}")]
+    NotOne {
+        /// As asked for.
+        asked: String,
+        /// The labels that there are.
+        known: String,
     },
     /// There is no device of this index.
     #[error("There is no device {0}")]

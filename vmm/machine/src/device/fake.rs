@@ -5,12 +5,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use drogher_iommu::{Iova, Requester};
 use drogher_plugin_host::{
-    DeviceInfo, Doorbell, HostServices, PrecopyInfo, Read, Region, State, StateFormat,
+    DeviceInfo, Doorbell, HostServices, ParamInfo, ParamKind, PeerWrite, PrecopyInfo, Read, Region,
+    State, StateFormat,
 };
 
 use super::endpoint::{Endpoint, PluginName, Shape};
 use super::error::{DeviceError, Fault};
-use super::set::Maker;
+use super::keys::DeviceKeys;
+use super::set::{Made, Maker};
 
 pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -27,18 +29,35 @@ struct Inner {
     loaded: Vec<u8>,
     doorbells: Vec<u32>,
     refuse: BTreeSet<&'static str>,
+    colour: String,
     /// Asked for when it is stopped, before the stop is done.
     last_irq: Option<u16>,
+    /// Where it passes each letter on to, from inside the call that brings it.
+    next: Option<u64>,
+    /// Letters that were not passed on: no room, or not now.
+    refused: usize,
+    /// Accesses that it has taken, in order.
+    writes: Vec<(u64, Vec<u8>)>,
+}
+
+impl Inner {
+    /// As the plugin host's gate.
+    fn may_send(&self) -> bool {
+        self.broken.is_none() && self.state.reaches_peers() && !self.ndma
+    }
 }
 
 /// A device of 64 bytes of memory at offset 0 of its 4 KiB BAR 0, a doorbell at 0x800 and two
 /// vectors. In pre-copy it sends its memory once, after the stop once more: the last 64 bytes of a
-/// stream count. DMA and interrupts pass as the plugin host lets them.
+/// stream count. DMA and interrupts pass as the plugin host lets them. What is written to
+/// [`LETTERS`] it counts and sums up in its memory.
 pub struct Fake {
     shape: Shape,
     requester: Requester,
     services: Arc<dyn HostServices>,
     inner: Mutex<Inner>,
+    /// Register writes wait for it.
+    pub door: Mutex<()>,
     /// Calls of all fakes of a set, in order: "1 RUNNING_P2P".
     calls: Arc<Mutex<Vec<String>>>,
     name: String,
@@ -46,6 +65,13 @@ pub struct Fake {
 
 pub const MEMORY: usize = 64;
 pub const BELL: u64 = 0x800;
+/// A register: each 8-byte write is counted at offset 48 of the memory, and summed up at 56.
+pub const LETTERS: u64 = 0x100;
+
+/// Sum over letters, which tells if one is lost, double or out of order.
+pub fn letter_sum(letters: impl IntoIterator<Item = u64>) -> u64 {
+    letters.into_iter().fold(0, |sum: u64, letter| sum.rotate_left(1).wrapping_add(letter))
+}
 
 impl Fake {
     fn inner(&self) -> MutexGuard<'_, Inner> {
@@ -70,6 +96,33 @@ impl Fake {
         if open {
             self.services.irq(vector);
         }
+    }
+
+    /// The device wants to write to an address that is not memory; `None`: it may not now.
+    pub fn peer(&self, gpa: u64, data: &[u8]) -> Option<PeerWrite> {
+        self.inner().may_send().then(|| self.services.peer_write(gpa, data))
+    }
+
+    /// Each letter is passed on to `gpa` in the call that brings it.
+    pub fn pass_on(&self, gpa: u64) {
+        self.inner().next = Some(gpa);
+    }
+
+    /// Letters that could not be passed on.
+    pub fn not_passed_on(&self) -> usize {
+        self.inner().refused
+    }
+
+    /// Register writes that it has taken.
+    pub fn writes(&self) -> Vec<(u64, Vec<u8>)> {
+        self.inner().writes.clone()
+    }
+
+    /// How many letters have come, and their sum.
+    pub fn letters(&self) -> (u64, u64) {
+        let inner = self.inner();
+        let quads = inner.memory.as_chunks::<8>().0;
+        (u64::from_le_bytes(quads[6]), u64::from_le_bytes(quads[7]))
     }
 
     /// From now on `what` ("RUNNING", "reset", "ndma", "write") is refused, until forgiven.
@@ -143,7 +196,27 @@ impl Endpoint for Fake {
     }
 
     fn region_write(&self, _region: u32, offset: u64, data: &[u8]) -> Result<(), Fault> {
+        drop(lock(&self.door));
         let mut inner = self.allow("write")?;
+        if !inner.state.runs() {
+            return Err("it does not run".into());
+        }
+        inner.writes.push((offset, data.to_vec()));
+        if offset == LETTERS {
+            let letter = u64::from_le_bytes(data.try_into()?);
+            let quads = inner.memory.as_chunks_mut::<8>().0;
+            let count = u64::from_le_bytes(quads[6]) + 1;
+            let sum = u64::from_le_bytes(quads[7]).rotate_left(1);
+            quads[6] = count.to_le_bytes();
+            quads[7] = sum.wrapping_add(letter).to_le_bytes();
+            inner.unsent = true;
+            if let Some(next) = inner.next {
+                let passed =
+                    inner.may_send() && self.services.peer_write(next, data) == PeerWrite::Taken;
+                inner.refused += usize::from(!passed);
+            }
+            return Ok(());
+        }
         let offset = usize::try_from(offset)?;
         let to = inner.memory.get_mut(offset..offset + data.len()).ok_or("no register")?;
         to.copy_from_slice(data);
@@ -253,8 +326,34 @@ impl Endpoint for Fake {
         Ok(())
     }
 
+    fn param_infos(&self) -> Vec<ParamInfo> {
+        vec![colour()]
+    }
+
+    fn set_param(&self, name: &str, value: &str) -> Result<(), Fault> {
+        let mut inner = self.allow("set")?;
+        if name != "colour" {
+            return Err(format!("no parameter {name}").into());
+        }
+        colour().check(value)?;
+        inner.colour = value.into();
+        Ok(())
+    }
+
     fn params(&self) -> Result<Vec<(String, String)>, Fault> {
-        Ok(vec![("colour".into(), "blue".into())])
+        Ok(vec![("colour".into(), self.inner().colour.clone())])
+    }
+}
+
+/// The one parameter.
+fn colour() -> ParamInfo {
+    ParamInfo {
+        name: "colour".into(),
+        kind: ParamKind::Text,
+        default: "blue".into(),
+        doc: "What it looks like".into(),
+        runtime: true,
+        compat: false,
     }
 }
 
@@ -311,7 +410,7 @@ pub fn makers(
     devices: &[Can],
     made: &Arc<Mutex<Vec<Arc<Fake>>>>,
     calls: &Arc<Mutex<Vec<String>>>,
-) -> Vec<Maker<'static>> {
+) -> Vec<Made<'static>> {
     let maker = |(number, &can): (usize, &Can)| -> Maker<'static> {
         let (made, calls) = (Arc::clone(made), Arc::clone(calls));
         Box::new(move |_, requester, services| {
@@ -325,13 +424,18 @@ pub fn makers(
                 loaded: Vec::new(),
                 doorbells: Vec::new(),
                 refuse: BTreeSet::new(),
+                colour: "blue".into(),
                 last_irq: None,
+                next: None,
+                refused: 0,
+                writes: Vec::new(),
             };
             let fake = Arc::new(Fake {
                 shape: shape(can),
                 requester,
                 services,
                 inner: Mutex::new(inner),
+                door: Mutex::new(()),
                 calls,
                 name: (number + 1).to_string(),
             });
@@ -339,5 +443,5 @@ pub fn makers(
             Ok::<Arc<dyn Endpoint>, DeviceError>(fake)
         })
     };
-    devices.iter().enumerate().map(maker).collect()
+    devices.iter().enumerate().map(|each| (DeviceKeys::default(), maker(each))).collect()
 }

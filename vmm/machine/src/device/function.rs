@@ -5,23 +5,27 @@
 //! table's only, so a device that waits for its workers cannot wait for us.
 
 use std::ops::Range;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 use drogher_iommu::{RequesterStats, Rid};
 use drogher_plugin_host::State;
 
 use super::doorbell::Doorbells;
 use super::endpoint::{Endpoint, Shape};
-use super::error::DeviceError;
+use super::error::{DeviceError, Fault};
 use super::gate::BusMaster;
+use super::inbox::Inbox;
 use super::irq::{Interrupts, MSIX_BAR, msix_bar_size};
+use super::keys::DeviceKeys;
 use super::life::Life;
 use super::mmio::{BarAccess, MmioMap};
+use super::tracked::Early;
 
 use crate::pci::msix::MsixCounts;
 use crate::pci::{
     BarKind, BarSpec, BarWindow, ConfigSpace, Effects, Function, Identity, MMIO_WINDOW,
 };
+use crate::tracking::Space;
 use crate::wiring::Wiring;
 
 /// Everything of a function that the guest can change in configuration space.
@@ -35,13 +39,18 @@ pub(super) struct Regs {
 pub struct PciDevice {
     slot: u8,
     label: String,
+    keys: DeviceKeys,
     pub(super) endpoint: Arc<dyn Endpoint>,
     pub(super) interrupts: Arc<Interrupts>,
     pub(super) doorbells: Doorbells,
     bus_master: BusMaster,
+    space: Arc<Space>,
+    pub(super) early: Early,
     map: Arc<MmioMap>,
     regs: Mutex<Regs>,
     life: Mutex<Life>,
+    /// Writes of other devices; there is none if nobody may.
+    pub(super) inbox: OnceLock<Arc<Inbox>>,
     this: Weak<Self>,
 }
 
@@ -49,9 +58,11 @@ pub struct PciDevice {
 pub(super) struct Parts {
     pub(super) slot: u8,
     pub(super) label: String,
+    pub(super) keys: DeviceKeys,
     pub(super) endpoint: Arc<dyn Endpoint>,
     pub(super) interrupts: Arc<Interrupts>,
     pub(super) bus_master: BusMaster,
+    pub(super) space: Arc<Space>,
     pub(super) map: Arc<MmioMap>,
 }
 
@@ -62,19 +73,23 @@ impl PciDevice {
         window: &mut BarWindow,
         wiring: &Arc<dyn Wiring>,
     ) -> Result<Arc<Self>, DeviceError> {
-        let Parts { slot, label, endpoint, interrupts, bus_master, map } = parts;
+        let Parts { slot, label, keys, endpoint, interrupts, bus_master, space, map } = parts;
         let (config, firmware) = describe(&label, endpoint.shape(), window)?;
         let doorbells = Doorbells::new(&label, &endpoint, wiring)?;
         let device = Arc::new_cyclic(|this| Self {
             slot,
             label,
+            keys,
             endpoint,
             interrupts,
             doorbells,
             bus_master,
+            space,
+            early: Early::default(),
             map,
             regs: Mutex::new(Regs { config, firmware }),
             life: Mutex::new(Life::default()),
+            inbox: OnceLock::new(),
             this: this.clone(),
         });
         device.power_on_registers();
@@ -84,6 +99,29 @@ impl PciDevice {
     /// How messages name it.
     pub fn label(&self) -> &str {
         &self.label
+    }
+
+    pub(super) fn slot(&self) -> u8 {
+        self.slot
+    }
+
+    pub(super) fn this(&self) -> Weak<Self> {
+        self.this.clone()
+    }
+
+    /// What the user calls it, if they do.
+    pub fn name(&self) -> Option<&str> {
+        self.keys.name.as_deref()
+    }
+
+    /// What the VMM was told of it.
+    pub fn keys(&self) -> &DeviceKeys {
+        &self.keys
+    }
+
+    /// The address space that it does DMA in.
+    pub fn space(&self) -> &Arc<Space> {
+        &self.space
     }
 
     /// Its requester id.
@@ -177,6 +215,16 @@ impl PciDevice {
                 self.map.replace(self.slot, &(this as Arc<dyn BarAccess>), bars);
             }
         }
+    }
+
+    /// A write to a BAR, of a CPU or of another device.
+    pub(super) fn write_bar(&self, bar: u8, offset: u64, data: &[u8]) -> Result<(), Fault> {
+        if bar == MSIX_BAR {
+            self.interrupts.write(offset, data);
+        } else if !self.doorbells.write(bar, offset, data.len()) {
+            self.endpoint.region_write(bar.into(), offset, data)?;
+        }
+        Ok(())
     }
 
     fn config_area(&self, offset: u16, len: usize) -> bool {
@@ -290,11 +338,7 @@ impl BarAccess for PciDevice {
     }
 
     fn bar_write(&self, bar: u8, offset: u64, data: &[u8]) {
-        if bar == MSIX_BAR {
-            self.interrupts.write(offset, data);
-        } else if !self.doorbells.write(bar, offset, data.len()) {
-            // A refused write is lost, as on the bus.
-            let _ = self.endpoint.region_write(bar.into(), offset, data);
-        }
+        // A refused write is lost, as on the bus.
+        let _ = self.write_bar(bar, offset, data);
     }
 }

@@ -42,7 +42,9 @@ pub struct Life {
     permit: Option<Permit>,
     /// It is to run: true from `run` to `stop`, also if it has failed meanwhile.
     runs: bool,
-    ndma: bool,
+    pub(super) ndma: bool,
+    /// Its address space counts it as being in NDMA.
+    pub(super) counted: bool,
     session: Session,
     /// The destination has to be told that what it has is worthless.
     restart: bool,
@@ -53,7 +55,7 @@ pub struct Life {
 }
 
 impl PciDevice {
-    fn call<T>(&self, what: &str, result: Result<T, Fault>) -> Result<T, DeviceError> {
+    pub(super) fn call<T>(&self, what: &str, result: Result<T, Fault>) -> Result<T, DeviceError> {
         result.map_err(|source| DeviceError::Call {
             device: self.label().into(),
             what: what.into(),
@@ -74,7 +76,7 @@ impl PciDevice {
     }
 
     /// Refuses a device in ERROR.
-    fn alive(&self) -> Result<(), DeviceError> {
+    pub(super) fn alive(&self) -> Result<(), DeviceError> {
         match self.endpoint.failed() {
             None => Ok(()),
             Some(reason) => Err(DeviceError::Failed { device: self.label().into(), reason }),
@@ -109,13 +111,11 @@ impl PciDevice {
             State::StopCopy => self.go(State::Stop)?,
             _ => {}
         }
-        if life.ndma {
-            self.call("leaving NDMA", self.endpoint.set_ndma(false))?;
-            life.ndma = false;
-        }
+        self.leave_ndma(&mut life)?;
         if self.has_p2p() && matches!(self.endpoint.state(), State::Stop | State::PreCopyP2p) {
             self.go(State::RunningP2p)?;
         }
+        self.peers_open();
         Ok(())
     }
 
@@ -124,6 +124,7 @@ impl PciDevice {
         let mut life = self.life();
         self.alive()?;
         self.go(State::Running)?;
+        self.peers_open();
         life.session = Session::None;
         self.doorbells.replay(self.endpoint.as_ref());
         Ok(())
@@ -205,15 +206,16 @@ impl PciDevice {
         if mutant!("device-not-quiesced") || !self.shape().ndma || life.ndma || !running {
             return Ok(());
         }
-        self.call("entering NDMA", self.endpoint.set_ndma(true))?;
-        life.ndma = true;
-        Ok(())
+        self.enter_ndma(&mut life)
     }
 
     /// Second pass of a stop. On return the device does nothing, or is in ERROR, where it can do
     /// nothing; its permit is given back. On an error it may still run, and keeps its permit.
     pub(super) fn to_stop(&self) -> Result<(), DeviceError> {
         let mut life = self.life();
+        if let Some(inbox) = self.inbox.get() {
+            inbox.hold();
+        }
         if !mutant!("device-not-quiesced") && self.endpoint.failed().is_none() {
             let stopped = match (life.session, self.endpoint.state()) {
                 (_, State::Stop | State::StopCopy | State::Resuming) => Ok(()),
@@ -233,7 +235,7 @@ impl PciDevice {
         }
         life.permit = None;
         life.runs = false;
-        Ok(())
+        self.count_stopped(&mut life)
     }
 
     /// Reads the state of the stopped device, after what pre-copy gave.
@@ -374,19 +376,41 @@ impl PciDevice {
         if !matches!(life.session, Session::None | Session::PreCopy) {
             return Err(self.wrong_state("reset"));
         }
+        if let Some(inbox) = self.inbox.get() {
+            inbox.drop_all(!life.runs);
+        }
+        let reset = self.reset_and_run(&mut life, assign);
+        if reset.is_err() {
+            self.no_peers();
+        }
+        reset
+    }
+
+    fn reset_and_run(&self, life: &mut Life, assign: bool) -> Result<(), DeviceError> {
         let reset = self.call("reset", self.endpoint.reset());
         self.reset_registers(assign);
         self.doorbells.forget();
         reset?;
+        // It is in STOP, and its NDMA has ended: it counts again before it runs.
         life.ndma = false;
+        self.count_out(life)?;
         if life.runs {
             self.go(State::Running)?;
+            self.peers_open();
             if life.session == Session::PreCopy {
                 life.restart = life.sent > 0;
                 self.go(State::PreCopy)?;
             }
+            self.reenter_early(life)?;
         }
         Ok(())
+    }
+
+    /// Writes of other devices go through, if it runs.
+    fn peers_open(&self) {
+        if let Some(inbox) = self.inbox.get().filter(|_| self.endpoint.state().runs()) {
+            inbox.open();
+        }
     }
 
     /// True while it holds a permit.

@@ -45,12 +45,21 @@ impl MmioMap {
         map.sort_by_key(|mapped| (mapped.slot, mapped.bar));
     }
 
-    /// Device, BAR and offset of an access; it must lie inside the BAR as a whole.
-    fn find(&self, gpa: u64, len: usize) -> Option<(Arc<dyn BarAccess>, u8, u64)> {
+    /// BAR and offset of an access; it must lie inside the BAR as a whole.
+    fn with<T>(&self, gpa: u64, len: usize, act: impl FnOnce(&Mapped, u64) -> T) -> Option<T> {
         let map = self.bars.read().unwrap_or_else(PoisonError::into_inner);
         let mapped = map.iter().find(|mapped| mapped.range.contains(&gpa))?;
         let inside = u64::try_from(len).is_ok_and(|len| len <= mapped.range.end - gpa);
-        inside.then(|| (Arc::clone(&mapped.device), mapped.bar, gpa - mapped.range.start))
+        inside.then(|| act(mapped, gpa - mapped.range.start))
+    }
+
+    fn find(&self, gpa: u64, len: usize) -> Option<(Arc<dyn BarAccess>, u8, u64)> {
+        self.with(gpa, len, |mapped, offset| (Arc::clone(&mapped.device), mapped.bar, offset))
+    }
+
+    /// Slot, BAR and offset of an access that lies inside a BAR.
+    pub fn place(&self, gpa: u64, len: usize) -> Option<(u8, u8, u64)> {
+        self.with(gpa, len, |mapped, offset| (mapped.slot, mapped.bar, offset))
     }
 
     /// Reads at a GPA; all ones where nothing answers.

@@ -9,6 +9,7 @@
 //!        doorbell    --> ioeventfd, or an exit --> eventfd --> I/O thread --> Endpoint  doorbell
 //! device: irq(vector) --> Interrupts (table, masks, PBA) --> irqfd
 //!         DMA --> requester of the plugin host --> BusMaster gate --> second stage
+//!         a write that is not to memory --> Peers --> Inbox of another device (peer)
 //! ```
 //!
 //! What the host owns, and so saves ([`DeviceSet::save`]): configuration spaces, BARs, MSI-X tables
@@ -23,25 +24,34 @@ mod endpoint;
 mod error;
 mod function;
 mod gate;
+mod inbox;
 mod irq;
+mod keys;
 mod life;
 mod mmio;
+mod params;
+mod peer;
 mod phases;
 mod plugin;
 mod set;
 mod spec;
 mod state;
 mod stream;
+mod tracked;
 
-pub use check::check;
-pub use endpoint::{Endpoint, PluginName, Shape};
+pub use check::{check, trial};
+pub use endpoint::{Endpoint, PluginName, Shape, Tracking};
 pub use error::{DeviceError, Fault};
 pub use function::PciDevice;
+pub use inbox::PeerCounts;
 pub use irq::MSIX_BAR;
+pub use keys::{DeviceKeys, KeyError, MAIN_SPACE};
 pub use life::{Permit, StateRead};
 pub use mmio::{BarAccess, MmioMap};
+pub use params::{DeviceParams, ParamView};
 pub use phases::PendingState;
-pub use set::{DeviceSet, MAX_DEVICES, Maker};
+pub use plugin::keys_of;
+pub use set::{DeviceSet, MAX_DEVICES, Made, Maker};
 pub use spec::{DeviceSpec, SpecError};
 pub use state::PCI_STATE_VERSION;
 
@@ -51,6 +61,8 @@ pub(crate) mod fake;
 mod move_test;
 #[cfg(test)]
 mod ndma_test;
+#[cfg(test)]
+mod peer_ndma_test;
 #[cfg(test)]
 mod set_test;
 #[cfg(test)]

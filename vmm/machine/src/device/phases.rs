@@ -61,6 +61,31 @@ impl DeviceSet {
         all(self.devices(), PciDevice::end_precopy)
     }
 
+    /// Puts the devices for which `chosen` holds in NDMA, while all else runs on.
+    ///
+    /// # Errors
+    /// The first device that cannot or refuses; [`leave_early`](Self::leave_early) takes back those
+    /// before it.
+    pub fn enter_early(&self, chosen: impl Fn(&PciDevice) -> bool) -> Result<(), DeviceError> {
+        let mut chosen = self.devices().iter().filter(|device| chosen(device));
+        chosen.try_for_each(|device| device.enter_early())
+    }
+
+    /// The migration was given up while the set runs: devices that stand early go on.
+    ///
+    /// # Errors
+    /// The first device that refuses; the others go on.
+    pub fn leave_early(&self) -> Result<(), DeviceError> {
+        all(self.devices(), PciDevice::leave_early)
+    }
+
+    /// A migration begins: forgets who has stood early in the last one.
+    pub fn forget_early(&self) {
+        for device in self.devices() {
+            device.forget_early();
+        }
+    }
+
     /// State bytes that all devices still have, by their own word.
     ///
     /// # Errors
@@ -83,13 +108,15 @@ impl DeviceSet {
         self.device(index)?.precopy_read(buf)
     }
 
-    /// All devices to P2P, then all that can to NDMA. The vCPUs stand.
+    /// All devices to P2P; the grace phase, until what they have sent each other has arrived; then all
+    /// that can to NDMA. The vCPUs stand.
     ///
     /// # Errors
-    /// The first device that refuses; all were asked.
+    /// The first device that refuses, or has not got what was sent to it in time; all were asked.
     pub fn to_p2p_and_ndma(&self) -> Result<(), DeviceError> {
         let p2p = all(self.devices(), PciDevice::to_p2p);
-        p2p.and(all(self.devices(), PciDevice::to_ndma))
+        // While one of them may still write to others there is nothing to wait for.
+        p2p.and_then(|()| self.grace()).and(all(self.devices(), PciDevice::to_ndma))
     }
 
     /// All devices to STOP (STOP_COPY for those in pre-copy); permits are given back. When it returns
@@ -132,9 +159,12 @@ impl DeviceSet {
     /// Reads state of a stopped device, going on where pre-copy ended.
     ///
     /// # Errors
-    /// No such device, it is in ERROR, refuses, sends more than announced; a buffer without room.
+    /// No such device, it is in ERROR, refuses, sends more than announced, or lacks what others have
+    /// sent to it; a buffer without room.
     pub fn stop_copy_read(&self, index: usize, buf: &mut [u8]) -> Result<StateRead, DeviceError> {
-        self.device(index)?.stop_copy_read(buf)
+        let device = self.device(index)?;
+        device.undelivered()?;
+        device.stop_copy_read(buf)
     }
 
     /// Gives the whole state of a stopped device to `each`, read anew: the same bytes on both sides
@@ -203,11 +233,10 @@ impl DeviceSet {
         self.irqfds_on()?;
         let started = self.devices().iter().zip(permits);
         let started: Vec<_> = started.map(|(device, permit)| device.start_p2p(permit)).collect();
-        let running = self
-            .devices()
-            .iter()
-            .zip(started)
-            .map(|(device, started)| started.and_then(|()| device.start_running()));
+        let running = self.devices().iter().zip(started).map(|(device, started)| {
+            let started = started.and_then(|()| device.start_running());
+            started.inspect_err(|_| device.no_peers())
+        });
         let down: Vec<_> = running.filter_map(Result::err).collect();
         for error in &down {
             let error = error as &dyn std::error::Error;

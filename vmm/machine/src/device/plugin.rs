@@ -6,11 +6,12 @@ use std::sync::Arc;
 use drogher_iommu::Requester;
 use drogher_migrate::DeviceConfig;
 use drogher_plugin_host::{
-    HostServices, Instance, InstanceConfig, Plugin, PrecopyInfo, Read, State,
+    HostServices, Instance, InstanceConfig, ParamInfo, Plugin, PrecopyInfo, Read, State,
 };
 
-use super::endpoint::{Endpoint, PluginName, Shape};
+use super::endpoint::{Endpoint, PluginName, Shape, Tracking};
 use super::error::{DeviceError, Fault};
+use super::keys::{DeviceKeys, KeyError, PREFIX};
 use super::set::Maker;
 
 struct PluginDevice {
@@ -25,9 +26,22 @@ pub fn maker(file: PathBuf, params: Vec<(String, String)>) -> Maker<'static> {
     Box::new(move |name, requester, services| create(&file, name, &params, requester, services))
 }
 
-/// The parameters that the source of a migration had.
+/// The plugin's parameters at the source of a migration.
 pub fn params_of(config: &DeviceConfig) -> Vec<(String, String)> {
-    config.params.iter().map(|param| (param.key.clone(), param.value.clone())).collect()
+    let own = config.params.iter().filter(|param| !param.key.starts_with(PREFIX));
+    own.map(|param| (param.key.clone(), param.value.clone())).collect()
+}
+
+/// What the VMM of the source was told of the device.
+///
+/// # Errors
+/// A key or value that is unknown here.
+pub fn keys_of(config: &DeviceConfig) -> Result<DeviceKeys, KeyError> {
+    let mut keys = DeviceKeys::default();
+    for param in config.params.iter().filter(|param| param.key.starts_with(PREFIX)) {
+        keys.set(&param.key, &param.value)?;
+    }
+    Ok(keys)
 }
 
 /// Loads the plugin in `file` and makes a device of it; `name` (the RID) and the plugin's id name it
@@ -69,6 +83,16 @@ pub fn shape_of(plugin: &Plugin, instance: &Instance) -> Shape {
         info: instance.info().clone(),
         migration: instance.state_format(),
         ndma: instance.has_ndma(),
+    }
+}
+
+/// What an instance brings for its tracking.
+pub fn tracking_of(instance: &Instance) -> Tracking {
+    Tracking {
+        log: instance.device_log(),
+        pins: instance.pins(),
+        pin_board: instance.pin_board(),
+        preference: instance.preference(),
     }
 }
 
@@ -131,6 +155,18 @@ impl Endpoint for PluginDevice {
 
     fn write_state(&self, data: &[u8]) -> Result<(), Fault> {
         Ok(self.instance.write_state(data)?)
+    }
+
+    fn tracking(&self) -> Tracking {
+        tracking_of(&self.instance)
+    }
+
+    fn param_infos(&self) -> Vec<ParamInfo> {
+        self.instance.params().to_vec()
+    }
+
+    fn set_param(&self, name: &str, value: &str) -> Result<(), Fault> {
+        Ok(self.instance.param_set(name, value)?)
     }
 
     fn params(&self) -> Result<Vec<(String, String)>, Fault> {

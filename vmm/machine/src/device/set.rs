@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock, Weak};
 
-use drogher_iommu::{Domain, Requester, Rid};
+use drogher_iommu::{Requester, Rid};
 use drogher_migrate::{Blocker, DeviceConfig};
-use drogher_plugin_host::{Cause, HostServices, LogLevel, Plugin};
+use drogher_plugin_host::{Cause, HostServices, LogLevel, PeerWrite, Plugin};
 use vm_device::DevicePio;
 use vm_device::bus::{PioAddress, PioAddressOffset};
 
@@ -14,11 +14,14 @@ use super::error::DeviceError;
 use super::function::{Parts, PciDevice};
 use super::gate::BusMaster;
 use super::irq::Interrupts;
+use super::keys::DeviceKeys;
 use super::mmio::MmioMap;
+use super::peer::Peers;
 use super::plugin;
 use super::spec::DeviceSpec;
 use crate::layout::{ECAM, PCI_CONFIG_PORTS};
 use crate::pci::{BarWindow, Bus, ConfigPorts, Ecam, Function, HostBridge, MMIO_WINDOW};
+use crate::tracking::Spaces;
 use crate::wiring::Wiring;
 
 /// Slots 1 to 31 are for devices.
@@ -30,6 +33,9 @@ pub type Maker<'a> = Box<
         + 'a,
 >;
 
+/// A device to be made, and what the VMM is told of it.
+pub type Made<'a> = (DeviceKeys, Maker<'a>);
+
 /// All devices of a machine. May be used from any thread; the functions of one side of a migration
 /// are meant for one thread at a time.
 pub struct DeviceSet {
@@ -37,6 +43,7 @@ pub struct DeviceSet {
     ports: Arc<ConfigPorts>,
     bridge: Arc<HostBridge>,
     map: Arc<MmioMap>,
+    peers: Arc<Peers>,
     wiring: Arc<dyn Wiring>,
 }
 
@@ -57,7 +64,7 @@ impl DeviceSet {
     pub fn new(
         specs: &[DeviceSpec],
         dirs: &[PathBuf],
-        domain: &Domain,
+        spaces: &Spaces,
         wiring: &Arc<dyn Wiring>,
     ) -> Result<Self, DeviceError> {
         let maker = |spec: &DeviceSpec| {
@@ -66,10 +73,10 @@ impl DeviceSet {
                 device: spec.name_or_path.clone(),
                 source: source.into(),
             })?;
-            Ok(plugin::maker(file, spec.params.clone()))
+            Ok((spec.keys.clone(), plugin::maker(file, spec.params.clone())))
         };
         let makers = specs.iter().map(maker).collect::<Result<_, _>>()?;
-        Self::with_makers(makers, domain, wiring)
+        Self::with_makers(makers, spaces, wiring)
     }
 
     /// Makes the devices that the source of a migration has described. Plugins are looked up in `dirs`
@@ -81,7 +88,7 @@ impl DeviceSet {
     pub fn for_configs(
         configs: &[DeviceConfig],
         dirs: &[PathBuf],
-        domain: &Domain,
+        spaces: &Spaces,
         wiring: &Arc<dyn Wiring>,
     ) -> Result<Self, DeviceError> {
         let maker = |config: &DeviceConfig| {
@@ -90,10 +97,15 @@ impl DeviceSet {
                 device: config.label(),
                 source: source.into(),
             })?;
-            Ok(plugin::maker(file, plugin::params_of(config)))
+            let keys = plugin::keys_of(config);
+            let keys = keys.map_err(|source| DeviceError::Key {
+                device: config.label(),
+                source: source.into(),
+            })?;
+            Ok((keys, plugin::maker(file, plugin::params_of(config))))
         };
         let makers = configs.iter().map(maker).collect::<Result<_, _>>()?;
-        Self::with_makers(makers, domain, wiring)
+        Self::with_makers(makers, spaces, wiring)
     }
 
     /// As [`new`](Self::new), for devices that are made some other way.
@@ -101,8 +113,8 @@ impl DeviceSet {
     /// # Errors
     /// The first device that cannot be had, by name.
     pub fn with_makers(
-        makers: Vec<Maker<'_>>,
-        domain: &Domain,
+        makers: Vec<Made<'_>>,
+        spaces: &Spaces,
         wiring: &Arc<dyn Wiring>,
     ) -> Result<Self, DeviceError> {
         let (count, max) = (makers.len(), MAX_DEVICES);
@@ -110,15 +122,22 @@ impl DeviceSet {
             return Err(DeviceError::TooMany { count, max });
         }
         let map = Arc::new(MmioMap::default());
+        let peers = Peers::new(Arc::clone(&map));
         let bus_error = |source| DeviceError::Config { device: "host bridge".into(), source };
         let bridge = Arc::new(HostBridge::new().map_err(bus_error)?);
         let mut bus = Bus::new();
         // The slots are ours and all different.
         let _ = bus.insert(0, Arc::clone(&bridge) as Arc<dyn Function>);
         let mut window = BarWindow::new(MMIO_WINDOW);
-        let mut devices = Vec::with_capacity(count);
-        for (slot, make) in (1..).zip(makers) {
-            let device = build(slot, make, domain, wiring, &map, &mut window)?;
+        let mut devices: Vec<Arc<PciDevice>> = Vec::with_capacity(count);
+        for (slot, made) in (1..).zip(makers) {
+            let device = build(slot, made, spaces, wiring, &peers, &map, &mut window)?;
+            let named =
+                |other: &&Arc<PciDevice>| device.name().is_some() && other.name() == device.name();
+            if let (Some(name), Some(other)) = (device.name(), devices.iter().find(named)) {
+                let (device, other) = (device.label().to_owned(), other.label().to_owned());
+                return Err(DeviceError::Name { device, name: name.to_owned(), other });
+            }
             let _ = bus.insert(slot, Arc::clone(&device) as Arc<dyn Function>);
             devices.push(device);
         }
@@ -132,7 +151,9 @@ impl DeviceSet {
         claimed.map_err(wiring_error("claim the configuration space"))?;
         let claimed = wiring.claim_mmio(MMIO_WINDOW, Arc::clone(&map) as _);
         claimed.map_err(wiring_error("claim the MMIO window"))?;
-        Ok(Self { devices, ports, bridge, map, wiring: Arc::clone(wiring) })
+        let set = Self { devices, ports, bridge, map, peers, wiring: Arc::clone(wiring) };
+        set.allow_named()?;
+        Ok(set)
     }
 
     /// Number of devices. They are named by their index, in slot order.
@@ -173,6 +194,10 @@ impl DeviceSet {
         &self.map
     }
 
+    pub(super) fn peers(&self) -> &Peers {
+        &self.peers
+    }
+
     pub(super) fn bridge(&self) -> &HostBridge {
         &self.bridge
     }
@@ -188,7 +213,8 @@ impl DeviceSet {
     /// What stands against migrating this machine; empty if nothing does.
     #[must_use]
     pub fn blockers(&self) -> Vec<Blocker> {
-        self.devices.iter().flat_map(|device| device.blockers()).collect()
+        let each = self.devices.iter().flat_map(|device| device.blockers());
+        each.chain(self.peer_blockers()).collect()
     }
 
     /// Devices in ERROR: label and why. The VM lives on without them.
@@ -213,6 +239,7 @@ impl DeviceSet {
 
 impl Drop for DeviceSet {
     fn drop(&mut self) {
+        self.end_peers();
         for base in [MMIO_WINDOW.start, ECAM.start] {
             if let Err(error) = self.wiring.release_mmio(base) {
                 tracing::debug!(error = &error as &dyn std::error::Error, "range not released");
@@ -225,19 +252,31 @@ impl Drop for DeviceSet {
 
 fn build(
     slot: u8,
-    make: Maker<'_>,
-    domain: &Domain,
+    (keys, make): Made<'_>,
+    spaces: &Spaces,
     wiring: &Arc<dyn Wiring>,
+    peers: &Arc<Peers>,
     map: &Arc<MmioMap>,
     window: &mut BarWindow,
 ) -> Result<Arc<PciDevice>, DeviceError> {
     let rid = Rid(u16::from(slot) << 3);
-    let attached = BusMaster::attach(domain, rid);
+    let space = spaces.of(&keys, rid);
+    let space = space
+        .map_err(|source| DeviceError::Space { device: rid.to_string(), source: source.into() })?;
+    let attached = BusMaster::attach(space.domain(), rid);
     let (bus_master, requester) = attached
         .map_err(|source| DeviceError::Create { device: rid.to_string(), source: source.into() })?;
-    let services = Arc::new(Services { name: rid.to_string(), interrupts: OnceLock::new() });
+    let services = Arc::new(Services {
+        name: rid.to_string(),
+        slot,
+        interrupts: OnceLock::new(),
+        peers: Arc::downgrade(peers),
+    });
     let endpoint = make(&rid.to_string(), requester, Arc::clone(&services) as _)?;
-    let label = format!("{rid} {}", endpoint.shape().plugin.id);
+    let mut label = format!("{rid} {}", endpoint.shape().plugin.id);
+    if let Some(name) = &keys.name {
+        label = format!("{label} ({name})");
+    }
     let interrupts = Interrupts::new(Arc::clone(wiring), endpoint.shape().info.vectors);
     let interrupts = Arc::new(interrupts.map_err(|source| DeviceError::Wiring {
         device: label.clone(),
@@ -246,8 +285,11 @@ fn build(
     })?);
     // Set once, here; the device has been in STOP so far.
     let _ = services.interrupts.set(Arc::downgrade(&interrupts));
-    let parts = Parts { slot, label, endpoint, interrupts, bus_master, map: Arc::clone(map) };
-    PciDevice::new(parts, window, wiring)
+    let map = Arc::clone(map);
+    let parts = Parts { slot, label, keys, endpoint, interrupts, bus_master, space, map };
+    let device = PciDevice::new(parts, window, wiring)?;
+    device.attach_tracking()?;
+    Ok(device)
 }
 
 /// What an instance may ask of the machine.
@@ -255,6 +297,9 @@ struct Services {
     name: String,
     /// Weak: a plugin thread that was given up must not keep the lines.
     interrupts: OnceLock<Weak<Interrupts>>,
+    slot: u8,
+    /// Weak, as above.
+    peers: Weak<Peers>,
 }
 
 impl HostServices for Services {
@@ -262,6 +307,11 @@ impl HostServices for Services {
         if let Some(interrupts) = self.interrupts.get().and_then(Weak::upgrade) {
             interrupts.trigger(vector);
         }
+    }
+
+    fn peer_write(&self, gpa: u64, data: &[u8]) -> PeerWrite {
+        let peers = self.peers.upgrade();
+        peers.map_or(PeerWrite::NotAPeer, |peers| peers.write(self.slot, gpa, data))
     }
 
     fn log(&self, level: LogLevel, text: &str) {

@@ -4,14 +4,19 @@ use std::str::FromStr;
 
 use thiserror::Error;
 
-/// A device to be made: `NAME|FILE.so[,key=value]...`.
+use super::keys::{DeviceKeys, KeyError, PREFIX};
+
+/// A device to be made: `NAME|FILE.so[,key=value]...`. Keys that begin with `vm.` are for the VMM, all
+/// others for the plugin.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeviceSpec {
     /// Name of a plugin to be looked up, or the path of a file (anything with a `/` or ending in
     /// `.so`).
     pub name_or_path: String,
-    /// Parameters, in the order given.
+    /// Parameters of the plugin, in the order given.
     pub params: Vec<(String, String)>,
+    /// What the VMM is told of it.
+    pub keys: DeviceKeys,
 }
 
 /// A text that describes no device.
@@ -39,15 +44,23 @@ pub enum SpecError {
         /// The parameter's name.
         key: String,
     },
+    /// A key of the VMM that there is not, or with a value that it does not have.
+    #[error("Device {device:?}: {source}")]
+    Key {
+        /// The device's name or path.
+        device: String,
+        /// What is wrong.
+        source: KeyError,
+    },
 }
 
 impl DeviceSpec {
     /// A plugin without parameters.
     pub fn new(name_or_path: impl Into<String>) -> Self {
-        Self { name_or_path: name_or_path.into(), params: Vec::new() }
+        Self { name_or_path: name_or_path.into(), params: Vec::new(), keys: DeviceKeys::default() }
     }
 
-    /// Adds a parameter.
+    /// Adds a parameter of the plugin.
     #[must_use]
     pub fn with(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
         self.params.push((key.into(), value.into()));
@@ -70,6 +83,11 @@ impl FromStr for DeviceSpec {
             let (key, value) = param.split_once('=').ok_or_else(bad)?;
             if key.is_empty() {
                 return Err(bad());
+            }
+            if key.starts_with(PREFIX) {
+                let set = spec.keys.set(key, value);
+                set.map_err(|source| SpecError::Key { device: name.into(), source })?;
+                continue;
             }
             if spec.params.iter().any(|(other, _)| other == key) {
                 return Err(SpecError::Twice { device: name.into(), key: key.into() });

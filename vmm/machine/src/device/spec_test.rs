@@ -19,3 +19,13 @@ fn what_is_no_device_is_refused_by_name() {
     let twice = parse("ndma,a=1,a=1");
     assert_eq!(twice, SpecError::Twice { device: "ndma".into(), key: "a".into() });
 }
+
+#[test]
+fn keys_of_the_vmm_are_split_off() {
+    let spec: DeviceSpec = "ndma,a=1,vm.name=nic,b=2,vm.space=x".parse().expect("good keys");
+    assert_eq!(spec.params, [("a".into(), "1".into()), ("b".into(), "2".into())]);
+    assert_eq!(spec.keys.to_string(), "vm.name=nic,vm.space=x");
+    let error = "ndma,vm.nmae=nic".parse::<DeviceSpec>().expect_err("a wrong key");
+    let error = error.to_string();
+    assert!(error.contains("ndma") && error.contains("vm.nmae") && error.contains("vm.name,"));
+}

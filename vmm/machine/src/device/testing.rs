@@ -6,17 +6,18 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use drogher_iommu::{Domain, DomainConfig, Gpa, HeapMemory, Oa, Perm};
+use drogher_iommu::{Gpa, HeapMemory, Oa};
 use vm_device::{DeviceMmio, DevicePio};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use super::error::DeviceError;
-pub use super::fake::{ALL, BELL, Can, Fake};
+pub use super::fake::{ALL, BELL, Can, Fake, LETTERS, letter_sum};
 use super::fake::{lock, makers};
 use super::life::Permit;
 use super::set::DeviceSet;
 use crate::io_thread::{IoHandle, IoThread};
 use crate::memory::GuestRam;
+use crate::tracking::{RamMap, Spaces};
 use crate::wiring::{DoorbellAt, MsiLine, MsiMessage, Wiring, WiringError};
 
 /// RAM that devices can reach.
@@ -268,37 +269,50 @@ pub struct Rig {
     pub wiring: Arc<FakeWiring>,
     pub memory: Arc<HeapMemory>,
     pub calls: Arc<Mutex<Vec<String>>>,
+    pub spaces: Spaces,
 }
 
-fn domain() -> (Arc<HeapMemory>, Domain) {
+/// Address spaces over plain memory of [`RAM`] bytes.
+pub fn spaces() -> (Arc<HeapMemory>, Spaces) {
     let memory = Arc::new(HeapMemory::new(RAM));
-    let as_memory = Arc::clone(&memory) as _;
-    let domain = Domain::new(as_memory, DomainConfig::default()).expect("a small domain");
-    domain.map(Gpa(0)..Gpa(RAM), Oa(0), Perm::READ_WRITE).expect("nothing is mapped yet");
-    (memory, domain)
+    let map = RamMap { gpa: Gpa(0)..Gpa(RAM), oa: Oa(0) };
+    let spaces = Spaces::new(Arc::clone(&memory) as _, vec![map]).expect("a small domain");
+    (memory, spaces)
 }
 
 impl Rig {
     pub fn new(devices: &[Can]) -> Self {
+        Self::with_keys(devices, &[])
+    }
+
+    /// The same, with keys of the VMM, as on the command line, for the first of them.
+    pub fn with_keys(devices: &[Can], keys: &[&str]) -> Self {
+        Self::try_with_keys(devices, keys).expect("good devices")
+    }
+
+    pub fn try_with_keys(devices: &[Can], keys: &[&str]) -> Result<Self, DeviceError> {
         let wiring = FakeWiring::new();
-        let (memory, domain) = domain();
+        let (memory, spaces) = spaces();
         let calls = Arc::new(Mutex::new(Vec::new()));
         let fakes = Arc::default();
-        let makers = makers(devices, &fakes, &calls);
+        let mut makers = makers(devices, &fakes, &calls);
+        for (made, text) in makers.iter_mut().zip(keys).filter(|(_, text)| !text.is_empty()) {
+            made.0 = format!("x,{text}").parse::<super::DeviceSpec>().expect("good keys").keys;
+        }
         let as_wiring: Arc<dyn Wiring> = Arc::clone(&wiring) as _;
-        let set = DeviceSet::with_makers(makers, &domain, &as_wiring).expect("good devices");
+        let set = DeviceSet::with_makers(makers, &spaces, &as_wiring)?;
         let fakes = std::mem::take(&mut *lock(&fakes));
-        Self { set, fakes, wiring, memory, calls }
+        Ok(Self { set, fakes, wiring, memory, calls, spaces })
     }
 
     /// Real plugins, made by `make` on a new machine.
     pub fn with(
-        make: impl FnOnce(&Domain, &Arc<dyn Wiring>) -> Result<DeviceSet, DeviceError>,
+        make: impl FnOnce(&Spaces, &Arc<dyn Wiring>) -> Result<DeviceSet, DeviceError>,
     ) -> Result<Self, DeviceError> {
         let wiring = FakeWiring::new();
-        let (memory, domain) = domain();
-        let set = make(&domain, &(Arc::clone(&wiring) as _))?;
-        Ok(Self { set, fakes: Vec::new(), wiring, memory, calls: Arc::default() })
+        let (memory, spaces) = spaces();
+        let set = make(&spaces, &(Arc::clone(&wiring) as _))?;
+        Ok(Self { set, fakes: Vec::new(), wiring, memory, calls: Arc::default(), spaces })
     }
 
     /// One device that can all, running, its registers set up as by a driver.
@@ -315,6 +329,11 @@ impl Rig {
         let down = self.set.run(&mut |_| Ok(Box::new(Arc::clone(&lease)) as Permit));
         assert!(down.expect("permits are free").is_empty());
         lease
+    }
+
+    /// Runs the set, some of it in ERROR.
+    pub fn run_all_but_failed(&self) {
+        self.set.run(&mut |_| Ok(Box::new(()) as Permit)).expect("permits are free");
     }
 
     /// Calls into the fakes since the last time.

@@ -158,6 +158,16 @@ fn unexpected(config: &ConfigBlock, expected: &Expectations) -> Vec<Blocker> {
                 say(BlockerCode::DeviceParams, reason);
             }
         }
+        // A wrong key of theirs is a blocker of its own.
+        let their = device::keys_of(theirs).unwrap_or_default();
+        for (key, value) in ours.keys.entries() {
+            let their = their.effective(key);
+            if their != value {
+                let their = if their.is_empty() { "not there" } else { &their };
+                let reason = format!("{}: {key} is {their}, not {value}", theirs.label());
+                say(BlockerCode::DeviceParams, reason);
+            }
+        }
     }
     found
 }

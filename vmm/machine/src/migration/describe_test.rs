@@ -69,6 +69,23 @@ fn every_difference_is_named_at_once() {
 }
 
 #[test]
+fn keys_of_the_vmm_are_compared_like_parameters() {
+    let mut config = config();
+    let key = |key: &str, value: &str| Param { key: key.into(), value: value.into() };
+    config.devices[0].params.extend([key("vm.space", "a"), key("vm.tracking_page", "64K")]);
+    let same = ["ndma,vm.space=a,vm.tracking_page=65536,vm.iommu=on"];
+    assert!(unexpected(&config, &expect(64, 2, &same)).is_empty());
+    let found = unexpected(&config, &expect(64, 2, &["ndma,vm.space=b,vm.ndma=early"]));
+    let text = found.iter().map(|blocker| format!("{blocker}\n")).collect::<String>();
+    assert_eq!(found.len(), 2, "{text}");
+    assert!(text.contains("vm.space is a, not b") && text.contains("vm.ndma is late, not early"));
+    config.devices[0].params.push(key("vm.new", "1"));
+    let found = device::check(&config.devices, &[]);
+    assert_eq!(found[0].code, BlockerCode::DeviceParams);
+    assert!(found[0].to_string().contains("vm.new"), "{}", found[0]);
+}
+
+#[test]
 fn ram_that_cannot_be_here_is_a_blocker_before_it_is_made() {
     assert_eq!(memory_blocker(&config()).map(|blocker| blocker.reason), None);
     let with = |memory: &[(u64, u64)]| {

@@ -1,6 +1,6 @@
 //! Why a machine fails the engine.
 
-use drogher_iommu::DomainError;
+use drogher_migrate::BlockerList;
 
 use super::guest::GuestError;
 use crate::device::DeviceError;
@@ -8,6 +8,7 @@ use crate::dirty_log::DirtyLogError;
 use crate::machine::MachineError;
 use crate::memory::MemoryError;
 use crate::record::StateError;
+use crate::tracking::TrackingError;
 use crate::vm::VmError;
 
 /// Why a machine could not do what the engine asked.
@@ -22,9 +23,12 @@ pub enum HostError {
     /// A device.
     #[error(transparent)]
     Device(#[from] DeviceError),
-    /// The devices' address space.
+    /// The tracking of the devices' DMA.
     #[error(transparent)]
-    Domain(#[from] DomainError),
+    Tracking(Box<TrackingError>),
+    /// The guest cannot be moved; every reason, one a line.
+    #[error("This guest cannot be moved:\n{0}")]
+    Blocked(BlockerList),
     /// The log of the vCPUs' writes.
     #[error(transparent)]
     DirtyLog(#[from] DirtyLogError),
@@ -68,4 +72,10 @@ pub enum HostError {
         /// Which part.
         part: &'static str,
     },
+}
+
+impl From<TrackingError> for HostError {
+    fn from(error: TrackingError) -> Self {
+        Self::Tracking(Box::new(error))
+    }
 }

@@ -7,11 +7,15 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use drogher_migrate::{GuestEnd, LeaseError, Permits, VmId};
+use drogher_migrate::{BlockerList, GuestEnd, LeaseError, Permits, VmId};
 
-use crate::device::DeviceError;
+use crate::device::{DeviceError, DeviceParams};
 use crate::events::GuestEvent;
 use crate::machine::{Machine, MachineError};
+use crate::tracking::{
+    self, Choice, Explanation, RefusalCode, RefusalList, TrackingControl, TrackingError,
+    TrackingStatus, Wishes,
+};
 
 /// Longest time for the vCPUs to leave the guest. A vCPU that waits for a device's register
 /// access comes back when the device's own deadline is over.
@@ -29,6 +33,20 @@ pub enum GuestError {
     /// The lease gives no permit.
     #[error(transparent)]
     Lease(LeaseError),
+    /// Its devices' tracking.
+    #[error(transparent)]
+    Tracking(Box<TrackingError>),
+    /// It cannot be moved; every reason, one a line.
+    #[error("This guest cannot be moved:\n{0}")]
+    Blocked(BlockerList),
+    /// A parameter of a device was not set.
+    #[error(transparent)]
+    Param(DeviceError),
+    /// Not while it is being moved.
+    #[error(
+        "The guest is being moved, and the other side has its devices' parameters; try again later"
+    )]
+    Migrating,
     /// A migration has stopped it.
     #[error("The guest is stopped for the switchover of a migration; try again when it has ended")]
     Switching,
@@ -38,6 +56,12 @@ pub enum GuestError {
     /// It is not paused.
     #[error("The guest is not paused")]
     NotPaused,
+}
+
+impl From<TrackingError> for GuestError {
+    fn from(error: TrackingError) -> Self {
+        Self::Tracking(Box::new(error))
+    }
 }
 
 #[derive(Debug, Default)]
@@ -54,6 +78,8 @@ pub struct DeviceView {
     pub slot: String,
     /// The plugin's id.
     pub plugin: String,
+    /// What the user calls it.
+    pub name: Option<String>,
     /// Its VFIO v2 state.
     pub state: String,
     /// Why it is in ERROR, if it is.
@@ -64,6 +90,7 @@ pub struct DeviceView {
 #[derive(Debug)]
 pub struct Guest {
     machine: Machine,
+    tracking: TrackingControl,
     vm_id: VmId,
     lease_path: PathBuf,
     run: Mutex<Run>,
@@ -73,7 +100,8 @@ impl Guest {
     /// A guest that doesn't run yet.
     #[must_use]
     pub fn new(machine: Machine, vm_id: VmId, lease_path: PathBuf) -> Arc<Self> {
-        Arc::new(Self { machine, vm_id, lease_path, run: Mutex::default() })
+        let tracking = TrackingControl::measuring();
+        Arc::new(Self { machine, tracking, vm_id, lease_path, run: Mutex::default() })
     }
 
     // Plain values, whole at any time: a panic elsewhere cannot have torn them.
@@ -85,6 +113,91 @@ impl Guest {
     #[must_use]
     pub fn machine(&self) -> &Machine {
         &self.machine
+    }
+
+    /// The tracking of its devices.
+    #[must_use]
+    pub fn tracking(&self) -> &TrackingControl {
+        &self.tracking
+    }
+
+    /// Takes what the operator says of tracking at the start.
+    ///
+    /// # Errors
+    /// It names devices that there are not.
+    pub fn set_wishes(&self, wishes: &Wishes) -> Result<(), GuestError> {
+        self.tracking.set_wishes(wishes);
+        let mut refusals = self.explain(&Wishes::default()).refusals;
+        refusals.retain(|refusal| refusal.code == RefusalCode::NoSuchDevice);
+        if refusals.is_empty() {
+            return Ok(());
+        }
+        Err(TrackingError::Refused(RefusalList(refusals)).into())
+    }
+
+    /// Plans the tracking of a migration with these `wishes` of its own. Nothing starts.
+    ///
+    /// # Errors
+    /// `Blocked`: everything that stands against moving this guest away.
+    pub fn prepare_tracking(&self, wishes: &Wishes) -> Result<(), GuestError> {
+        let (devices, spaces) = (self.machine.devices(), self.machine.spaces());
+        let refusals = self.tracking.prepare(devices, spaces, wishes).err().unwrap_or_default();
+        let blockers = tracking::blockers(devices, &refusals);
+        if blockers.is_empty() { Ok(()) } else { Err(GuestError::Blocked(BlockerList(blockers))) }
+    }
+
+    /// What would track its devices in a migration with these `wishes` of its own, and why.
+    #[must_use]
+    pub fn explain(&self, wishes: &Wishes) -> Explanation {
+        self.tracking.explain(self.machine.devices(), wishes)
+    }
+
+    /// How the tracking of its devices stands.
+    #[must_use]
+    pub fn tracking_status(&self) -> TrackingStatus {
+        self.tracking.status(self.machine.devices())
+    }
+
+    /// The figures of the last migration's tracking, or the present one's.
+    #[must_use]
+    pub fn tracking_report(&self) -> Option<TrackingStatus> {
+        self.tracking.report(self.machine.devices())
+    }
+
+    /// From now on one device, or all, are tracked otherwise, also in a migration that is going on.
+    ///
+    /// # Errors
+    /// In a switchover; or it cannot be done, and nothing has changed.
+    pub fn switch_tracking(&self, device: Option<&str>, choice: Choice) -> Result<(), GuestError> {
+        // Kept for the whole change: a switchover waits for it.
+        let run = self.lock();
+        if run.switching {
+            return Err(GuestError::Switching);
+        }
+        Ok(self.tracking.switch(self.machine.devices(), device, choice)?)
+    }
+
+    /// The parameters of its devices.
+    #[must_use]
+    pub fn params(&self) -> Vec<DeviceParams> {
+        self.machine.devices().params()
+    }
+
+    /// Sets a parameter of a device that lives.
+    ///
+    /// # Errors
+    /// In a migration, whose other side has the parameters of its beginning; there is no such device,
+    /// parameter or value.
+    pub fn set_param(&self, device: &str, name: &str, value: &str) -> Result<(), GuestError> {
+        let run = self.lock();
+        if run.switching {
+            return Err(GuestError::Switching);
+        }
+        if self.tracking.is_active() {
+            return Err(GuestError::Migrating);
+        }
+        let set = self.machine.devices().set_param(device, name, value);
+        set.map_err(GuestError::Param)
     }
 
     /// The VM's id.
@@ -143,17 +256,15 @@ impl Guest {
     #[must_use]
     pub fn devices(&self) -> Vec<DeviceView> {
         let failed = self.machine.devices().failed();
-        let views = self.machine.devices().devices().iter().map(|device| {
-            let (slot, plugin) = device.label().split_once(' ').unwrap_or((device.label(), ""));
-            DeviceView {
-                slot: slot.to_owned(),
-                plugin: plugin.to_owned(),
-                state: device.state().to_string(),
-                error: failed
-                    .iter()
-                    .find(|(label, _)| label == device.label())
-                    .map(|(_, why)| why.clone()),
-            }
+        let views = self.machine.devices().devices().iter().map(|device| DeviceView {
+            slot: device.rid().to_string(),
+            plugin: device.shape().plugin.id.clone(),
+            name: device.name().map(str::to_owned),
+            state: device.state().to_string(),
+            error: failed
+                .iter()
+                .find(|(label, _)| label == device.label())
+                .map(|(_, why)| why.clone()),
         });
         views.collect()
     }

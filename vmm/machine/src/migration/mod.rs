@@ -24,6 +24,8 @@ use drogher_migrate::{
     Phase, Report, SourceEnd, SourceOptions, SourceOutcome, SystemClock,
 };
 
+use crate::tracking::Wishes;
+
 pub use describe::Expectations;
 pub use destination::{DestinationGuest, DestinationSetup};
 pub use error::HostError;
@@ -33,7 +35,8 @@ pub use socket::SocketLink;
 pub use source::SourceGuest;
 pub use watch::Watch;
 
-/// Moves `guest` to the process at the other end of `stream`. Runs on the caller's thread until
+/// Moves `guest` to the process at the other end of `stream`, with this migration's own `wishes` of
+/// tracking. Runs on the caller's thread until
 /// the guest's fate is decided.
 pub fn send(
     guest: &Arc<Guest>,
@@ -42,6 +45,7 @@ pub fn send(
     control: &Control,
     mut watch: Watch,
     options: &SourceOptions,
+    wishes: &Wishes,
 ) -> SourceEnd {
     let link = SocketLink::new(stream).and_then(|link| {
         watch.cuts(link.handle()?);
@@ -58,7 +62,7 @@ pub fn send(
             };
         }
     };
-    let mut host = SourceGuest::new(Arc::clone(guest));
+    let mut host = SourceGuest::new(Arc::clone(guest), wishes.clone());
     let env = Env { clock: &SystemClock, hooks: &mut watch, control };
     drogher_migrate::send(&mut host, &mut link, lease, env, options)
 }

@@ -16,6 +16,7 @@ use super::guest::Guest;
 use crate::device::StateRead;
 use crate::dirty_log::DirtyLog;
 use crate::memory::RamRange;
+use crate::tracking::Wishes;
 
 /// Longest time for the I/O thread to come out of its handlers.
 const IO_DEADLINE: Duration = Duration::from_secs(2);
@@ -24,18 +25,19 @@ const IO_DEADLINE: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub struct SourceGuest {
     guest: Arc<Guest>,
+    wishes: Wishes,
     log: DirtyLog,
     /// The saved state of vCPUs, with room reserved: nothing is allocated in the blackout.
     cpu_state: Vec<u8>,
 }
 
 impl SourceGuest {
-    /// The source side of `guest`.
+    /// The source side of `guest`, its devices tracked as `wishes` of this migration have it.
     #[must_use]
-    pub fn new(guest: Arc<Guest>) -> Self {
+    pub fn new(guest: Arc<Guest>, wishes: Wishes) -> Self {
         let log = guest.machine().dirty_log();
         let cpu_state = guest.machine().state_buffer();
-        Self { guest, log, cpu_state }
+        Self { guest, wishes, log, cpu_state }
     }
 
     fn region(&self, region: usize) -> Result<RamRange, HostError> {
@@ -62,24 +64,30 @@ impl SourceHost for SourceGuest {
     type Error = HostError;
 
     fn config(&mut self) -> Result<ConfigBlock, HostError> {
+        self.guest.prepare_tracking(&self.wishes)?;
         describe::config(&self.guest)
     }
 
     fn track_start(&mut self) -> Result<(), HostError> {
         let machine = self.guest.machine();
         self.log.start()?;
-        machine.domain().start_tracking()?;
+        self.guest.tracking().start()?;
         Ok(machine.devices().start_precopy()?)
+    }
+
+    fn rounds_begin(&mut self) -> Result<(), HostError> {
+        Ok(self.guest.tracking().enter_early(self.guest.machine().devices())?)
     }
 
     fn track_stop(&mut self) -> Result<(), HostError> {
         let machine = self.guest.machine();
         // All three, whatever becomes of the others.
         let devices = machine.devices().end_precopy();
-        machine.domain().stop_tracking();
+        let tracking = self.guest.tracking().stop(machine.devices());
         if self.log.is_on() {
             self.log.stop()?;
         }
+        tracking?;
         Ok(devices?)
     }
 
@@ -95,8 +103,7 @@ impl SourceHost for SourceGuest {
     fn harvest_dma(&mut self, region: usize, into: &DirtyBitmap) -> Result<(), HostError> {
         let pages = self.region(region)?.pages();
         let range = Gpa(pages.start << 12)..Gpa(pages.end << 12);
-        self.guest.machine().domain().read_and_clear_dirty(range, into)?;
-        Ok(())
+        Ok(self.guest.tracking().harvest(&range, into)?)
     }
 
     fn clear_vcpu_log(&mut self, _region: usize, pages: Range<u64>) -> Result<(), HostError> {

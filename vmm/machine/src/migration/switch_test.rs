@@ -38,8 +38,8 @@ fn side(can: Can, ram: Option<Arc<GuestRam>>, port: &Arc<TestPort>) -> Side {
     let fakes = Arc::default();
     let mut config = MachineConfig::new(16 << 20, 1);
     config.ram = ram;
-    let make = |domain: &_, wiring: &_| {
-        DeviceSet::with_makers(makers(&[can], &fakes, &Arc::default()), domain, wiring)
+    let make = |spaces: &_, wiring: &_| {
+        DeviceSet::with_makers(makers(&[can], &fakes, &Arc::default()), spaces, wiring)
     };
     let machine = Machine::assemble(config, |_| {}, make).expect("a machine");
     machine.vm().claim_pio(PORT..PORT + 4, Arc::clone(port) as _).expect("a free port");
@@ -143,7 +143,7 @@ fn an_interrupt_of_the_last_device_to_stop_arrives() {
     assert_eq!(port.wait_writes(2), [1, VECTOR], "interrupts work at all");
 
     from.fake.interrupt_at_stop(0);
-    let mut source = SourceGuest::new(Arc::clone(&from.guest));
+    let mut source = SourceGuest::new(Arc::clone(&from.guest), Default::default());
     source.pause_vcpus().expect("they stop");
     source.quiesce().expect("it is quiet");
     source.stop().expect("all stands");
@@ -192,7 +192,7 @@ fn a_doorbell_storm_keeps_nothing_from_standing_still() {
         until("the storm", || {
             side.fake.rung().len() > rung && peek(&ram, COUNTER) > counted.saturating_add(1000)
         });
-        let mut source = SourceGuest::new(Arc::clone(&side.guest));
+        let mut source = SourceGuest::new(Arc::clone(&side.guest), Default::default());
         source.pause_vcpus().expect("they stop");
         source.quiesce().expect("it is quiet");
         source.stop().expect("all stands");

@@ -32,6 +32,8 @@ impl<H: SourceHost> Session<'_, H> {
         let mut harvested = self.channel.now();
         self.send_dirty(true)?;
         self.end_round()?;
+        let begun = self.host.rounds_begin();
+        begun.map_err(Error::host(self.phase, "rounds_begin"))?;
 
         loop {
             self.round += 1;
@@ -132,6 +134,7 @@ impl<H: SourceHost> Session<'_, H> {
                 dirty: dirty_rate,
                 sent: self.convergence.bandwidth(),
                 forecast: self.convergence.best(),
+                fixed: terms.fixed,
                 downtime: self.options.downtime,
             }),
         }

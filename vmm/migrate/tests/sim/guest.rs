@@ -73,6 +73,8 @@ pub struct Source {
     pub load: Load,
     permit: Option<Permit>,
     tracking: bool,
+    /// The rounds have begun.
+    rounds: bool,
     /// KVM's log: set by writes, got by a harvest, cleared on request.
     log: BTreeSet<u64>,
     got: BTreeSet<u64>,
@@ -96,6 +98,7 @@ impl Source {
             load,
             permit: permits.borrow().ok(),
             tracking: false,
+            rounds: false,
             log: BTreeSet::new(),
             got: BTreeSet::new(),
             d_bits: BTreeSet::new(),
@@ -220,12 +223,19 @@ impl SourceHost for Source {
         assert!(!self.tracking, "tracking is started twice");
         self.call("track_start")?;
         self.tracking = true;
+        self.rounds = false;
         // All pages are set at first; the engine sends all of them anyway.
         self.log = (0..LOW_PAGES).chain(HIGH_FIRST..HIGH_FIRST + HIGH_PAGES).collect();
         self.d_bits.clear();
         self.sent = 0;
         self.saved = false;
         self.call("track_start")
+    }
+
+    fn rounds_begin(&mut self) -> Result<(), Injected> {
+        assert!(self.tracking && !self.rounds, "the rounds begin once, and are tracked");
+        self.rounds = true;
+        self.call("rounds_begin")
     }
 
     fn track_stop(&mut self) -> Result<(), Injected> {
@@ -262,6 +272,7 @@ impl SourceHost for Source {
     }
 
     fn harvest_dma(&mut self, region: usize, into: &DirtyBitmap) -> Result<(), Injected> {
+        assert!(self.rounds, "devices may be chosen to stand before the first harvest");
         self.call("harvest_dma")?;
         let own = config().memory[region].pages();
         let found: Vec<u64> = self.d_bits.range(own).copied().collect();

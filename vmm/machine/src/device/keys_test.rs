@@ -1,0 +1,60 @@
+use drogher_tracking::{TrackingPageSize, Wish};
+
+use super::*;
+
+fn keys(text: &str) -> Result<DeviceKeys, KeyError> {
+    let mut keys = DeviceKeys::default();
+    for part in text.split(',') {
+        let (key, value) = part.split_once('=').expect("key=value");
+        keys.set(key, value)?;
+    }
+    Ok(keys)
+}
+
+#[test]
+fn every_key_is_read_and_written_back() {
+    let text = "vm.name=nic0,vm.space=a,vm.iommu=off,vm.tracker=fault,vm.tracking_page=64K,\
+                vm.require=exact,vm.ndma=early,vm.peers=b+c_1";
+    let all = keys(text).expect("good keys");
+    assert_eq!((all.space(), all.is_raw()), ("a", true));
+    assert_eq!(all.tracking.provider, Some(Wish::Fault));
+    assert_eq!(all.tracking.page_size, Some(TrackingPageSize::K64));
+    assert_eq!(all.tracking.require_exact, Some(true));
+    assert_eq!(all.tracking.early_ndma, Some(EarlyNdma::On));
+    assert_eq!(all.peers, ["b", "c_1"]);
+    assert_eq!(all.to_string(), text);
+    assert_eq!(keys("vm.tracking_page=65536").unwrap().effective("vm.tracking_page"), "64K");
+}
+
+#[test]
+fn what_is_not_said_has_its_default() {
+    let none = DeviceKeys::default();
+    assert_eq!((none.space(), none.is_raw()), (MAIN_SPACE, false));
+    assert_eq!(none.entries(), []);
+    let default = |key| none.effective(key);
+    assert_eq!(default("vm.space"), "main");
+    assert_eq!((default("vm.iommu"), default("vm.ndma")), ("on".into(), "late".into()));
+}
+
+#[test]
+fn what_the_vmm_does_not_know_is_refused_with_what_it_does() {
+    let error = keys("vm.color=blue").unwrap_err().to_string();
+    assert!(error.contains("vm.color") && error.contains("vm.tracking_page"), "{error}");
+    for (text, word) in [
+        ("vm.tracker=magic", "iommu, device, pinned, fault or all"),
+        ("vm.tracking_page=5000", "no power of two"),
+        ("vm.tracking_page=4M", "4K..=2M"),
+        ("vm.require=some", "exact or any"),
+        ("vm.ndma=soon", "early, untracked or late"),
+        ("vm.iommu=maybe", "on or off"),
+        ("vm.name=", "a name is"),
+        ("vm.space=00:01.0", "a name is"),
+        ("vm.peers=a++b", "a name is"),
+        ("vm.name=a,vm.name=b", "vm.name is given twice"),
+        ("vm.tracker=all,vm.tracker=iommu", "vm.tracker is given twice"),
+        ("vm.peers=a,vm.peers=b", "vm.peers is given twice"),
+    ] {
+        let error = keys(text).expect_err(text).to_string();
+        assert!(error.contains(word), "{text}: {error}");
+    }
+}
