@@ -14,7 +14,7 @@ for hop in $(seq 1 "$hops"); do
     next=$!
     await_socket $next /tmp/$hop.move
     timeout 300 drogher migrate --control /tmp/$from.sock --to unix:/tmp/$hop.move --downtime-ms 300 --verify --json >/tmp/$hop.json 2>&1 ||
-        { tail -n 1 /tmp/$hop.json | cut -c1-300; sleep 2; cat /tmp/$from.log /tmp/$hop.log; tail $console; die "hop $hop"; }
+        { sed -n '/differing/p; /outcome/p' /tmp/$hop.json | cut -c1-300; sleep 2; cat /tmp/$from.log /tmp/$hop.log; tail $console; die "hop $hop"; }
     wait $pid || { cat /tmp/$from.log; die "the source of hop $hop ended with $?"; }
     pid=$next
     # It goes on: a beat after the move.
