@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::Ordering;
 
-use drogher_tests::drogher;
+use drogher_tests::{LOAD, Place, drogher};
 use drogher_tracking::{
     Choice, Class, Costs, Decider, DeviceCaps, DeviceRule, Inputs, Plan, Policy, Preference,
     ProviderKind, Quirk, Quirks, SpaceCaps, TrackingPageSize, Wish, planner,
@@ -205,11 +205,34 @@ fn seed_02_auto_is_a_wish_like_the_others() {
     assert_eq!(plan.devices[0].reason.by, Decider::Preference);
 }
 
-/// The binary knows no device either: what it says of itself has none but the plugins found.
+/// A device that the VMM has never heard of, by another maker, in C, moves like ours.
 #[test]
-fn seed_05_a_plugin_is_named_by_its_file_alone() {
-    let file = drogher_tests::bin_folder().join("libdrogher_ndma.so");
-    let mut command: Command = drogher(["plugin", "info"]);
-    let output = command.arg(file).output().expect("it runs");
-    assert!(output.status.success());
+fn seed_05_a_third_plugin_that_nobody_knows_moves() -> anyhow::Result<()> {
+    if !drogher_tests::kvm("seed_05") {
+        return Ok(());
+    }
+    let place = Place::new();
+    let folder = place.path("plugins");
+    std::fs::create_dir(&folder)?;
+    let file = folder.join("unknown.so");
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let built = Command::new("cc")
+        .args(["-std=c11", "-shared", "-fPIC", "-O2", "-I"])
+        .arg(root.join("plugins/abi/include"))
+        .arg("-o")
+        .arg(&file)
+        .arg(root.join("plugins/examples/c-counter/counter.c"))
+        .status()?;
+    assert!(built.success());
+    let device = file.to_str().expect("UTF-8").to_owned();
+    let mut source = place.run("a", LOAD, &["--device", &device], &[])?;
+    source.progress(2)?;
+    let plugins = folder.to_str().expect("UTF-8").to_owned();
+    let mut destination = place.receive("b", &["--plugin-path", &plugins], &[])?;
+    let report = place.migrate(&source, &destination, &["--verify"])?.expect_moved()?;
+    let verified = report.verified.expect("it was asked for");
+    assert_eq!((verified.differing, verified.differing_states.len()), (0, 0));
+    destination.progress(2)?;
+    assert_eq!(destination.status()?.vm.devices.len(), 2);
+    Ok(())
 }

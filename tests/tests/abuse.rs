@@ -392,7 +392,7 @@ fn wrong_command_lines_end_with_2() -> Result<()> {
         &["receive", "--listen", "unix:/tmp/x", "--cpus", "99"],
         &["migrate", "--control", "/tmp/x", "--to", "x"],
         &["demo", "--memory", "1"],
-        &["demo", "--cpus", "5"],
+        &["demo", "--cpus", "9"],
     ];
     for args in wrong {
         ends(args, 2)?;

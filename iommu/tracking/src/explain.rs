@@ -59,7 +59,11 @@ fn write_provider(f: &mut fmt::Formatter<'_>, plan: &ProviderPlan) -> fmt::Resul
 }
 
 fn write_device(f: &mut fmt::Formatter<'_>, plan: &DevicePlan) -> fmt::Result {
-    write!(f, "  device {} ({}): ", plan.label, plan.rid)?;
+    write!(f, "  device {}", plan.label)?;
+    if plan.label != plan.rid.to_string() {
+        write!(f, " ({})", plan.rid)?;
+    }
+    write!(f, ": ")?;
     let Some(provider) = plan.provider else {
         return writeln!(f, "nothing ({})", plan.reason);
     };

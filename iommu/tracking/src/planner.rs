@@ -61,9 +61,12 @@ pub(crate) fn refusal(
     hint: impl Into<String>,
 ) -> Refusal {
     let DeviceCaps { rid, label, plugin, .. } = device;
+    // Who has no name is called by its id.
+    let named = *label != rid.to_string();
+    let label = if named { format!("{label}, ") } else { String::new() };
     Refusal {
         code,
-        device: Some(format!("{label}, {rid}, {plugin}")),
+        device: Some(format!("{label}{rid}, {plugin}")),
         reason: reason.into(),
         hint: hint.into(),
     }

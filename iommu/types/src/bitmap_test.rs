@@ -1,5 +1,5 @@
 use std::ops::Range;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::{BitmapError, DirtyBitmap, Gpa, PAGE_SIZE, PageCount};
 
@@ -173,4 +173,45 @@ fn words_are_laid_out_as_documented() {
     map.set(page(5 + 64 + 3)).expect("inside");
     let words: Vec<u64> = map.words().iter().map(|w| w.load(Ordering::Acquire)).collect();
     assert_eq!(words, [0, 8, 0, 0]);
+}
+
+/// Whole words are stored and single bits ORed. A page is written before its bit is set, so a taker
+/// who reads the pages that it has taken must in the end have read the last of every page. Many short
+/// races: a loss that a later write makes good would not be seen.
+#[test]
+fn whole_words_and_single_bits_lose_nothing_of_each_other() {
+    const PAGES: u64 = 64;
+    let map = bitmap(0..PAGES);
+    for race in 1..=3000u64 {
+        // What each of two threads has written, by page.
+        let written: [Vec<AtomicU64>; 2] =
+            [0, 1].map(|_| (0..PAGES).map(|_| AtomicU64::new(0)).collect());
+        let now =
+            |number: usize| [0, 1].map(|of: usize| written[of][number].load(Ordering::Relaxed));
+        let mut read = vec![[0; 2]; PAGES as usize];
+        let mut take = || {
+            map.take_words(|_, bits| {
+                for number in (0..64).filter(|bit| bits >> bit & 1 == 1) {
+                    read[number] = now(number);
+                }
+            });
+        };
+        let write = |of: usize, whole: bool| {
+            for step in 0..PAGES {
+                let number = (step * 5 + race) % PAGES;
+                written[of][number as usize].store(race, Ordering::Relaxed);
+                let pages = if whole { 0..PAGES } else { number..number + 1 };
+                map.set_range(page(pages.start)..page(pages.end)).expect("inside");
+            }
+        };
+        std::thread::scope(|scope| {
+            let threads = [scope.spawn(|| write(0, true)), scope.spawn(|| write(1, false))];
+            while threads.iter().any(|thread| !thread.is_finished()) {
+                take();
+            }
+        });
+        take();
+        let last: Vec<_> = (0..PAGES as usize).map(now).collect();
+        assert_eq!(read, last, "race {race}: a page was written, and nobody was told");
+    }
 }

@@ -25,30 +25,27 @@ pub struct Terminal {
 }
 
 /// The console on standard input and output. On a terminal that is ours, also the terminal, which is
-/// not raw yet; its escape sets `stop`.
+/// not raw yet; its escape sets `stop`. In the background there is no input.
 ///
 /// # Errors
 /// When descriptors or threads have run out.
 pub fn console(stop: &Arc<AtomicBool>) -> anyhow::Result<(ConsoleConfig, Option<Terminal>)> {
     let input = io::stdin();
-    // In the background, changing the terminal would stop this process.
-    let ours = input.is_terminal() && tcgetpgrp(&input).is_ok_and(|group| group == getpgrp());
-    let Some(before) = ours.then(|| tcgetattr(&input).ok()).flatten() else {
-        if input.is_terminal() {
-            // Reading from there would stop this process and the guest with it.
-            let output = io::stdout().as_fd().try_clone_to_owned();
-            let output = output.context("Cannot use standard output")?;
-            words::note("in the background: no keys go to the guest");
-            return Ok((ConsoleConfig::Fds { input: None, output }, None));
-        }
+    if !input.is_terminal() {
         return Ok((ConsoleConfig::Stdio, None));
+    }
+    let output = io::stdout().as_fd().try_clone_to_owned().context("Cannot use standard output")?;
+    let ours = tcgetpgrp(&input).is_ok_and(|group| group == getpgrp());
+    let Some(before) = ours.then(|| tcgetattr(&input).ok()).flatten() else {
+        // Changing the terminal, or reading from it, would stop this process and the guest with it.
+        words::say("in the background: no keys go to the guest");
+        return Ok((ConsoleConfig::Fds { input: None, output }, None));
     };
     let (keys, to_guest) = io::pipe().context("Cannot make a pipe for the console")?;
     // A guest that does not read must not keep the escape from being seen.
     fcntl_getfl(&to_guest)
         .and_then(|flags| fcntl_setfl(&to_guest, flags | OFlags::NONBLOCK))
         .context("Cannot set up the pipe for the console")?;
-    let output = io::stdout().as_fd().try_clone_to_owned().context("Cannot use standard output")?;
     let stop = Arc::clone(stop);
     std::thread::Builder::new()
         .name("keys".into())

@@ -326,8 +326,8 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// A local APIC's timer count runs with time: bytes 0x390 to 0x394 of its page.
-const LAPIC_TIMER_COUNT: std::ops::Range<usize> = 0x390..0x394;
+/// A local APIC's timer count runs with time: the first four bytes of the register at 0x390.
+const LAPIC_TIMER_COUNT: usize = 0x390;
 
 /// What of a saved state two machines must agree on while neither runs, by name: everything but
 /// what runs with time (clocks, local APIC timers). For comparing both sides of a move.
@@ -340,27 +340,30 @@ pub fn stable_parts(bytes: &[u8], cpus: u16) -> Result<Vec<(String, Vec<u8>)>, S
     for &(tag, vcpu, bytes) in &reader.records {
         let of =
             if (tag as u16) < Tag::MpState as u16 { "vm".into() } else { format!("vcpu{vcpu}") };
-        let mut bytes = bytes.to_vec();
+        // Registers on their own, so that one that differs is named.
         match tag {
-            Tag::Clock | Tag::Tsc => continue,
+            Tag::Clock | Tag::Tsc => {}
             Tag::Msrs => {
-                // Each on its own, so that one that differs is named.
                 for entry in bytes.chunks_exact(16) {
                     let index = u32_at(entry, 0).unwrap_or(u32::MAX);
                     if !crate::vcpu::msrs::CLOCKS.contains(&index) {
                         parts.push((format!("{of}.MSR {index:#x}"), entry.to_vec()));
                     }
                 }
-                continue;
             }
             Tag::Lapic => {
-                if let Some(count) = bytes.get_mut(LAPIC_TIMER_COUNT) {
-                    count.fill(0);
+                for (at, register) in (0..).step_by(16).zip(bytes.chunks(16)) {
+                    let mut register = register.to_vec();
+                    if at == LAPIC_TIMER_COUNT
+                        && let Some(count) = register.get_mut(..4)
+                    {
+                        count.fill(0);
+                    }
+                    parts.push((format!("{of}.Lapic {at:#x}"), register));
                 }
             }
-            _ => {}
+            _ => parts.push((format!("{of}.{tag:?}"), bytes.to_vec())),
         }
-        parts.push((format!("{of}.{tag:?}"), bytes));
     }
     Ok(parts)
 }

@@ -1,4 +1,4 @@
-#![allow(clippy::single_range_in_vec_init)]
+#![allow(clippy::single_range_in_vec_init, reason = "a list of one range is meant")]
 
 use drogher_tracking::TrackingPageSize;
 

@@ -4,7 +4,6 @@ use drogher_iommu::{DomainConfig, HeapMemory, Iova, Oa, Perm, Rid};
 
 use super::*;
 
-#[allow(clippy::single_range_in_vec_init)]
 fn written(runs: &[Range<u64>]) -> Workload {
     Workload { written: runs.to_vec(), ..Workload::default() }
 }

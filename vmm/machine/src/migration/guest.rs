@@ -13,8 +13,7 @@ use crate::device::{DeviceError, DeviceParams};
 use crate::events::GuestEvent;
 use crate::machine::{Machine, MachineError};
 use crate::tracking::{
-    self, Choice, Explanation, RefusalCode, RefusalList, TrackingControl, TrackingError,
-    TrackingStatus, Wishes,
+    self, Choice, Explanation, TrackingControl, TrackingError, TrackingStatus, Wishes,
 };
 
 /// Longest time for the vCPUs to leave the guest. A vCPU that waits for a device's register
@@ -126,13 +125,7 @@ impl Guest {
     /// # Errors
     /// It names devices that there are not.
     pub fn set_wishes(&self, wishes: &Wishes) -> Result<(), GuestError> {
-        self.tracking.set_wishes(wishes);
-        let mut refusals = self.explain(&Wishes::default()).refusals;
-        refusals.retain(|refusal| refusal.code == RefusalCode::NoSuchDevice);
-        if refusals.is_empty() {
-            return Ok(());
-        }
-        Err(TrackingError::Refused(RefusalList(refusals)).into())
+        Ok(self.tracking.set_wishes(self.machine.devices(), wishes)?)
     }
 
     /// Plans the tracking of a migration with these `wishes` of its own. Nothing starts.

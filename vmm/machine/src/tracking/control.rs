@@ -5,11 +5,11 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use drogher_iommu_types::{DirtyBitmap, Gpa};
-use drogher_tracking::{Choice, Class, Costs, Explanation, Plan, Refusal, SpaceError};
+use drogher_tracking::{Choice, Class, Costs, Explanation, Plan, Refusal, RefusalCode, SpaceError};
 
 use super::measure;
 use super::operator::{Operator, Wishes};
-use super::plan::{self, RefusalList, Subject};
+use super::plan::{self, RefusalList};
 use super::spaces::{Space, Spaces};
 use super::view::{DeviceTracking, SpaceTracking, TrackerView, TrackingStatus};
 use crate::device::{DeviceError, DeviceSet};
@@ -87,9 +87,20 @@ impl TrackingControl {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes what the operator says at the start.
-    pub fn set_wishes(&self, wishes: &Wishes) {
-        self.state().operator = Operator::of(wishes);
+    /// Takes what the operator says at the start. Measures nothing: the guest is about to run.
+    ///
+    /// # Errors
+    /// `Refused`: it names devices that there are not. It is taken all the same.
+    pub fn set_wishes(&self, devices: &DeviceSet, wishes: &Wishes) -> Result<(), TrackingError> {
+        let operator = Operator::of(wishes);
+        let planned = plan::plan(&plan::subjects(devices), &operator, &Costs::default());
+        self.state().operator = operator;
+        let mut refusals = planned.err().unwrap_or_default();
+        refusals.retain(|refusal| refusal.code == RefusalCode::NoSuchDevice);
+        match refusals.is_empty() {
+            true => Ok(()),
+            false => Err(TrackingError::Refused(RefusalList(refusals))),
+        }
     }
 
     /// What would run in a migration with these `wishes` of its own, and why; or what is against it.
@@ -98,7 +109,7 @@ impl TrackingControl {
         let subjects = plan::subjects(devices);
         let mut operator = self.state().operator.clone();
         operator.over(wishes, &subjects);
-        planned(&subjects, &operator, &self.typical()).into()
+        plan::plan(&subjects, &operator, &self.typical()).into()
     }
 
     /// Plans a migration with these `wishes` of its own. Nothing starts.
@@ -121,7 +132,7 @@ impl TrackingControl {
             true => measure::now(devices, &spaces),
             false => Costs::default(),
         };
-        let plans = planned(&subjects, &operator, &costs)?;
+        let plans = plan::plan(&subjects, &operator, &costs)?;
         devices.forget_early();
         state.session = Some(Session { operator, costs, plans, spaces, running: false });
         Ok(())
@@ -229,9 +240,9 @@ impl TrackingControl {
             Some(session) => session.costs.clone(),
             None => self.typical(),
         };
-        let before = planned(&subjects, &state.operator, &costs).err().unwrap_or_default();
+        let before = plan::plan(&subjects, &state.operator, &costs).err().unwrap_or_default();
         let operator = say(&state.operator);
-        let mut refusals = planned(&subjects, &operator, &costs).err().unwrap_or_default();
+        let mut refusals = plan::plan(&subjects, &operator, &costs).err().unwrap_or_default();
         // What stood against a migration before is no reason against this change.
         refusals.retain(|refusal| !before.contains(refusal));
         if !refusals.is_empty() {
@@ -239,7 +250,7 @@ impl TrackingControl {
         }
         if let Some(session) = &mut state.session {
             let operator = say(&session.operator);
-            let plans = planned(&subjects, &operator, &costs);
+            let plans = plan::plan(&subjects, &operator, &costs);
             let plans = plans.map_err(|list| TrackingError::Refused(RefusalList(list)))?;
             session.switch(plans)?;
             session.operator = operator;
@@ -263,7 +274,7 @@ impl TrackingControl {
             return view(&state, devices);
         }
         let mut status = TrackingStatus::default();
-        match planned(&plan::subjects(devices), &state.operator, &self.typical()) {
+        match plan::plan(&plan::subjects(devices), &state.operator, &self.typical()) {
             Ok(plans) => status.devices = DeviceTracking::of(&plans),
             Err(refusals) => status.refusals = refusals,
         }
@@ -283,14 +294,6 @@ impl TrackingControl {
             _ => state.last.clone(),
         }
     }
-}
-
-fn planned(
-    subjects: &[Subject],
-    operator: &Operator,
-    costs: &Costs,
-) -> Result<Vec<Plan>, Vec<Refusal>> {
-    plan::plan(subjects, operator, costs)
 }
 
 impl Session {

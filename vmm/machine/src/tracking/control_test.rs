@@ -272,7 +272,7 @@ fn exact_is_required_or_refused() {
 #[test]
 fn a_migrations_own_wishes_win_and_do_not_last() {
     let bed = Bed::new(&[ALL], &["vm.tracker=iommu"]);
-    bed.control.set_wishes(&tracker(Wish::All));
+    bed.control.set_wishes(&bed.rig.set, &tracker(Wish::All)).expect("it names no device");
     let provider = |bed: &Bed| bed.status().devices[0].provider;
     assert_eq!(provider(&bed), Some(ProviderKind::Iommu), "of a device wins over of all");
     bed.begin(&tracker(Wish::Fault));
@@ -320,7 +320,7 @@ fn a_quirk_decides_unless_the_operator_does() {
     };
     let quirks = |provider| Wishes { quirks: vec![quirk(provider)], ..Wishes::default() };
     let bed = Bed::new(&[ALL, ALL], &["", "vm.tracker=all"]);
-    bed.control.set_wishes(&quirks(ProviderKind::Fault));
+    bed.control.set_wishes(&bed.rig.set, &quirks(ProviderKind::Fault)).expect("it names no device");
     let status = bed.status();
     let providers: Vec<_> = status.devices.iter().map(|device| device.provider).collect();
     assert_eq!(providers, [Some(ProviderKind::Fault), Some(ProviderKind::All)]);
