@@ -1,0 +1,20 @@
+use super::WireSpec;
+
+#[test]
+fn a_wire_is_what_it_is_called() {
+    for text in ["none", "loopback", "unix:/tmp/wire", "unix:a:b"] {
+        assert_eq!(text.parse::<WireSpec>().unwrap().to_string(), text);
+    }
+    for (text, part) in [
+        ("", "is no wire"),
+        ("loop", "is no wire"),
+        ("unix", "is no wire"),
+        ("unix:", "names no socket"),
+        ("tap:t0", "taps are not supported yet"),
+    ] {
+        let error = text.parse::<WireSpec>().unwrap_err().to_string();
+        assert!(error.contains(part), "{text}: {error}");
+    }
+    let long = format!("unix:/{}", "x".repeat(100));
+    assert!(long.parse::<WireSpec>().is_err());
+}
