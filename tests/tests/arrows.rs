@@ -5,7 +5,7 @@ use std::process::Command;
 
 /// Each crate of the product, and the crates of ours that it may use.
 ///
-/// Arrows point down: cli -> control -> machine -> {trackers, migrate, plugin host, iommu}. `migrate` and
+/// Arrows point down: cli -> control -> machine -> {trackers, wires, migrate, plugin host, iommu}. `migrate` and
 /// `iommu` never see KVM; a plugin sees the SDK alone, and the SDK the C types alone.
 const ALLOWED: &[(&str, &[&str])] = &[
     ("drogher-iommu-types", &[]),
@@ -18,6 +18,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
         &["drogher-plugin-abi", "drogher-tracking", "drogher-iommu", "drogher-iommu-types"],
     ),
     ("drogher-ndma", &["drogher-plugin-sdk"]),
+    ("drogher-virtio-net", &["drogher-plugin-sdk"]),
+    ("drogher-wires", &["drogher-plugin-host"]),
     ("drogher-migrate", &["drogher-iommu-types"]),
     (
         "drogher-trackers",
@@ -28,6 +30,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
         &[
             "drogher-migrate",
             "drogher-trackers",
+            "drogher-wires",
             "drogher-plugin-host",
             "drogher-tracking",
             "drogher-iommu",

@@ -15,7 +15,9 @@ pub enum WireError {
     #[error("unix: names no socket; use unix:PATH, of at most 100 bytes")]
     NoPath,
     /// Taps are to come.
-    #[error("tap:{0}: taps are not supported yet; use unix:PATH, and at its end a program with a tap")]
+    #[error(
+        "tap:{0}: taps are not supported yet; use unix:PATH, and at its end a program with a tap"
+    )]
     Tap(String),
     /// Nobody listens at the socket.
     #[error("Nobody takes connections at the wire's socket {path}; start the other end first")]
@@ -34,7 +36,9 @@ pub enum WireError {
         source: io::Error,
     },
     /// The capture file is another kind of file.
-    #[error("{path} is no nanosecond pcap file of Ethernet frames of this machine; name another file, or remove it")]
+    #[error(
+        "{path} is no nanosecond pcap file of Ethernet frames of this machine; name another file, or remove it"
+    )]
     NotCapture {
         /// The file.
         path: PathBuf,

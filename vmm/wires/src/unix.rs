@@ -47,7 +47,8 @@ impl FrameReader {
     pub fn feed(&mut self, bytes: &[u8], mut each: impl FnMut(&[u8])) -> Result<(), TooLong> {
         self.bytes.extend_from_slice(bytes);
         let mut at = 0;
-        while let Some((head, rest)) = self.bytes.get(at..).and_then(|rest| rest.split_first_chunk())
+        while let Some((head, rest)) =
+            self.bytes.get(at..).and_then(|rest| rest.split_first_chunk())
         {
             let len = u32::from_be_bytes(*head);
             let size = usize::try_from(len).ok().filter(|&size| size <= FRAME_MAX);
@@ -102,8 +103,10 @@ impl Shared {
     }
 
     fn connect(&self) -> Result<(), WireError> {
-        let stream = connect(&self.path)
-            .map_err(|source| WireError::Connect { path: self.path.clone(), source: source.into() });
+        let stream = connect(&self.path).map_err(|source| WireError::Connect {
+            path: self.path.clone(),
+            source: source.into(),
+        });
         *self.link() = Link { stream: Some(stream?), rest: Vec::new() };
         Ok(())
     }
@@ -204,7 +207,8 @@ fn serve(shared: &Shared, inbox: &Inbox) {
 fn read_all(shared: &Shared, inbox: &Inbox, mut stream: UnixStream) {
     let (mut frames, mut buffer) = (FrameReader::default(), vec![0; 64 << 10]);
     while !shared.stop.load(Ordering::SeqCst) {
-        let wish = if shared.link().flush() { PollFlags::IN } else { PollFlags::IN | PollFlags::OUT };
+        let wish =
+            if shared.link().flush() { PollFlags::IN } else { PollFlags::IN | PollFlags::OUT };
         let pause = Timespec { tv_sec: 0, tv_nsec: PAUSE.subsec_nanos().into() };
         let mut fds = [PollFd::new(&stream, wish)];
         // A poll that fails is one that found nothing.
