@@ -118,8 +118,8 @@ def guest(tree, modules=(), adds=()):
     cpio.add(HERE / "jobs", "jobs")
     for source in sorted((HERE / "programs").glob("*.c")):
         cpio.file(f"bin/{source.stem}", program(source).read_bytes(), True)
-    # For the power button.
-    add_modules(cpio, tree, ["button", "evdev", *modules])
+    # For the power button and the network card.
+    add_modules(cpio, tree, ["button", "evdev", "virtio_pci", "virtio_net", *modules])
     for source, target in adds:
         cpio.add(source, target)
     data = cpio.bytes()

@@ -60,6 +60,16 @@ pub trait Endpoint: Send + Sync {
     fn config_read(&self, offset: u32, data: &mut [u8]) -> Result<(), Fault>;
     /// Writes it.
     fn config_write(&self, offset: u32, data: &[u8]) -> Result<(), Fault>;
+    /// Reads the device's own bytes of a capability below 0x100.
+    fn cap_read(&self, cap: u32, offset: u32, data: &mut [u8]) -> Result<(), Fault> {
+        let _ = data;
+        Err(format!("no byte {offset} in capability {cap}").into())
+    }
+    /// Writes them.
+    fn cap_write(&self, cap: u32, offset: u32, data: &[u8]) -> Result<(), Fault> {
+        let _ = data;
+        Err(format!("no byte {offset} in capability {cap}").into())
+    }
     /// A doorbell was rung.
     fn doorbell(&self, index: u32) -> Result<(), Fault>;
     /// Back to power-on, also out of ERROR and NDMA; in STOP on return.

@@ -46,6 +46,24 @@ pub enum DeviceError {
         /// What.
         source: Box<KeyError>,
     },
+    /// A wire for a port that the device does not have.
+    #[error("{device} has {count} Ethernet ports, so {key} means nothing")]
+    NoPort {
+        /// The device.
+        device: String,
+        /// The key.
+        key: &'static str,
+        /// Ports that it has.
+        count: u32,
+    },
+    /// A wire that cannot be had.
+    #[error("{device}: its wire cannot be had")]
+    Wire {
+        /// The device.
+        device: String,
+        /// Why.
+        source: Box<drogher_wires::WireError>,
+    },
     /// Two devices are called the same.
     #[error("{device}: the name {name:?} is taken by {other}; give each device another vm.name")]
     Name {

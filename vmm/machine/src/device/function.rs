@@ -8,7 +8,7 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 use drogher_iommu::{RequesterStats, Rid};
-use drogher_plugin_host::State;
+use drogher_plugin_host::{Capability, State};
 
 use super::doorbell::Doorbells;
 use super::endpoint::{Endpoint, Shape};
@@ -20,6 +20,7 @@ use super::keys::DeviceKeys;
 use super::life::Life;
 use super::mmio::{BarAccess, MmioMap};
 use super::tracked::Early;
+use drogher_wires::Ports;
 
 use crate::pci::msix::MsixCounts;
 use crate::pci::{
@@ -49,9 +50,23 @@ pub struct PciDevice {
     map: Arc<MmioMap>,
     regs: Mutex<Regs>,
     life: Mutex<Life>,
+    /// Capabilities with bytes of the device's own.
+    own_caps: Vec<OwnCap>,
+    /// The wires in its Ethernet ports.
+    pub(super) ports: Option<Arc<Ports>>,
     /// Writes of other devices; there is none if nobody may.
     pub(super) inbox: OnceLock<Arc<Inbox>>,
     this: Weak<Self>,
+}
+
+/// Bytes of configuration space that are read from a capability of the device and written to it.
+struct OwnCap {
+    /// The capability's number.
+    cap: u32,
+    /// Where it begins.
+    start: u16,
+    /// Where its own bytes lie in configuration space.
+    own: Range<usize>,
 }
 
 /// What a function is made of.
@@ -64,6 +79,7 @@ pub(super) struct Parts {
     pub(super) bus_master: BusMaster,
     pub(super) space: Arc<Space>,
     pub(super) map: Arc<MmioMap>,
+    pub(super) ports: Option<Arc<Ports>>,
 }
 
 impl PciDevice {
@@ -73,8 +89,9 @@ impl PciDevice {
         window: &mut BarWindow,
         wiring: &Arc<dyn Wiring>,
     ) -> Result<Arc<Self>, DeviceError> {
-        let Parts { slot, label, keys, endpoint, interrupts, bus_master, space, map } = parts;
-        let (config, firmware) = describe(&label, endpoint.shape(), window)?;
+        let Parts { slot, label, keys, endpoint, interrupts, bus_master, space, map, ports } =
+            parts;
+        let (config, firmware, own_caps) = describe(&label, endpoint.shape(), window)?;
         let doorbells = Doorbells::new(&label, &endpoint, wiring)?;
         let device = Arc::new_cyclic(|this| Self {
             slot,
@@ -89,6 +106,8 @@ impl PciDevice {
             map,
             regs: Mutex::new(Regs { config, firmware }),
             life: Mutex::new(Life::default()),
+            own_caps,
+            ports,
             inbox: OnceLock::new(),
             this: this.clone(),
         });
@@ -227,6 +246,18 @@ impl PciDevice {
         Ok(())
     }
 
+    /// The parts of an access that are a capability's own: its number, the first byte in it, and which
+    /// bytes of the access.
+    fn own_parts(&self, offset: u16, len: usize) -> impl Iterator<Item = (u32, u32, Range<usize>)> {
+        let access = usize::from(offset)..usize::from(offset) + len;
+        self.own_caps.iter().filter_map(move |OwnCap { cap, start, own }| {
+            let part = own.start.max(access.start)..own.end.min(access.end);
+            let first = u32::try_from(part.start - usize::from(*start)).ok()?;
+            (!part.is_empty())
+                .then(|| (*cap, first, part.start - access.start..part.end - access.start))
+        })
+    }
+
     fn config_area(&self, offset: u16, len: usize) -> bool {
         let (offset, len) = (u32::from(offset), u32::try_from(len).unwrap_or(u32::MAX));
         self.shape().info.config.is_some_and(|(start, size)| {
@@ -254,7 +285,7 @@ fn describe(
     label: &str,
     shape: &Shape,
     window: &mut BarWindow,
-) -> Result<(ConfigSpace, Vec<(u8, u64)>), DeviceError> {
+) -> Result<(ConfigSpace, Vec<(u8, u64)>, Vec<OwnCap>), DeviceError> {
     let config_error = |source| DeviceError::Config { device: label.into(), source };
     let info = &shape.info;
     let mut bars = Vec::new();
@@ -289,6 +320,16 @@ fn describe(
         config.add_msix(info.vectors, MSIX_BAR, 0, msix / 2).map_err(config_error)?;
     }
     config.add_function_reset().map_err(config_error)?;
+    let mut own_caps = Vec::new();
+    for (cap, described) in (0..).zip(&info.caps) {
+        let start = config.add_capability(described.id, &described.body, &[]);
+        let start = start.map_err(config_error)?;
+        if described.access {
+            let first = usize::from(start);
+            let own = first + Capability::OWN..first + described.length();
+            own_caps.push(OwnCap { cap, start, own });
+        }
+    }
     let mut firmware = Vec::new();
     for bar in &bars {
         let address = window.allocate(bar.size);
@@ -296,7 +337,7 @@ fn describe(
             address.map_err(|source| DeviceError::Window { device: label.into(), source })?;
         firmware.push((bar.index, address));
     }
-    Ok((config, firmware))
+    Ok((config, firmware, own_caps))
 }
 
 impl Function for PciDevice {
@@ -308,6 +349,12 @@ impl Function for PciDevice {
             return;
         }
         self.regs().config.read(offset, data);
+        for (cap, first, part) in self.own_parts(offset, data.len()) {
+            let Some(data) = data.get_mut(part) else { continue };
+            if self.endpoint.cap_read(cap, first, data).is_err() {
+                data.fill(0xff);
+            }
+        }
     }
 
     fn config_write(&self, offset: u16, data: &[u8]) {
@@ -322,6 +369,10 @@ impl Function for PciDevice {
             self.follow(&regs.config, effects);
             effects
         };
+        for (cap, first, part) in self.own_parts(offset, data.len()) {
+            // A refused write is lost, as above.
+            let _ = data.get(part).map(|data| self.endpoint.cap_write(cap, first, data));
+        }
         if effects.function_reset {
             self.function_reset();
         }

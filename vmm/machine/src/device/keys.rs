@@ -3,6 +3,8 @@
 use std::fmt;
 
 use drogher_tracking::{Choice, ChoiceError, EarlyNdma};
+use drogher_wires::{WireError, WireSpec};
+use std::path::PathBuf;
 use thiserror::Error;
 
 /// How a key of the VMM begins.
@@ -13,7 +15,10 @@ pub const MAIN_SPACE: &str = "main";
 const NAME_BYTES: usize = 32;
 /// All keys, for messages.
 const KNOWN: &str = "vm.name, vm.space, vm.iommu, vm.tracker, vm.tracking_page, vm.require, \
-                     vm.ndma, vm.peers";
+                     vm.ndma, vm.peers, vm.net (vm.net1 to vm.net7), vm.pcap";
+/// The wires of ports 0 to 7.
+const NET: [&str; 8] =
+    ["vm.net", "vm.net1", "vm.net2", "vm.net3", "vm.net4", "vm.net5", "vm.net6", "vm.net7"];
 
 /// A key or value that the VMM does not take.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
@@ -42,6 +47,14 @@ pub enum KeyError {
         /// What there is.
         allowed: &'static str,
     },
+    /// A wire that there is not.
+    #[error("{key}: {text}")]
+    Wire {
+        /// The key.
+        key: &'static str,
+        /// What is wrong.
+        text: String,
+    },
     /// A value of tracking that there is not.
     #[error("{key}={value}: {source}")]
     Tracking {
@@ -66,6 +79,8 @@ pub enum KeyError {
 /// | `vm.require=exact\|any` | refuse to migrate with other reports |
 /// | `vm.ndma=early\|untracked\|late` | when it enters NDMA |
 /// | `vm.peers=NAME+NAME...` | the devices whose BARs it may write to |
+/// | `vm.net=none\|loopback\|unix:PATH` | the wire in its Ethernet port; `vm.net1` to `vm.net7` for more |
+/// | `vm.pcap=FILE` | a copy of all its frames |
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DeviceKeys {
     /// Its name.
@@ -78,6 +93,10 @@ pub struct DeviceKeys {
     pub tracking: Choice,
     /// Names of devices whose BARs it may write to.
     pub peers: Vec<String>,
+    /// The wires in its Ethernet ports, where they are said.
+    pub wires: [Option<WireSpec>; NET.len()],
+    /// Where its frames are copied to.
+    pub capture: Option<PathBuf>,
 }
 
 impl DeviceKeys {
@@ -91,6 +110,31 @@ impl DeviceKeys {
     #[must_use]
     pub fn is_raw(&self) -> bool {
         self.iommu == Some(false)
+    }
+
+    /// The wire in an Ethernet port.
+    #[must_use]
+    pub fn wire(&self, port: usize) -> WireSpec {
+        self.wires.get(port).cloned().flatten().unwrap_or_default()
+    }
+
+    /// A key that means nothing to a device with so many Ethernet ports.
+    #[must_use]
+    pub fn net_key_beyond(&self, ports: usize) -> Option<&'static str> {
+        let said = NET.iter().zip(&self.wires).skip(ports).find(|(_, wire)| wire.is_some());
+        let capture = (ports == 0 && self.capture.is_some()).then_some("vm.pcap");
+        said.map(|(key, _)| *key).or(capture)
+    }
+
+    /// Keys that name a file or socket of the host, and their values.
+    #[must_use]
+    pub fn paths(&self) -> Vec<(&'static str, String)> {
+        let names_path = |key: &str| {
+            let wire = NET.iter().position(|other| *other == key);
+            let wire = wire.and_then(|port| self.wires.get(port)).and_then(Option::as_ref);
+            key == "vm.pcap" || wire.is_some_and(|wire| wire.path().is_some())
+        };
+        self.entries().into_iter().filter(|(key, _)| names_path(key)).collect()
     }
 
     /// Takes one key, `vm.` included.
@@ -141,7 +185,18 @@ impl DeviceKeys {
                 self.peers = names.collect::<Result<_, _>>()?;
                 Ok(())
             }
-            _ => Err(KeyError::Unknown(key.into())),
+            "vm.pcap" if value.is_empty() => Err(bad("vm.pcap", "the name of a file")),
+            "vm.pcap" => once("vm.pcap", &mut self.capture, value.into()),
+            _ => {
+                let port =
+                    NET.iter().position(|net| *net == key || (key == "vm.net0" && *net == NET[0]));
+                let found = port.and_then(|port| NET.get(port).zip(self.wires.get_mut(port)));
+                let (key, wire) = found.ok_or_else(|| KeyError::Unknown(key.into()))?;
+                let spec = value
+                    .parse()
+                    .map_err(|error: WireError| KeyError::Wire { key, text: error.to_string() })?;
+                once(key, wire, spec)
+            }
         }
     }
 
@@ -161,8 +216,12 @@ impl DeviceKeys {
             ("vm.require", require_exact.map(|on| if on { "exact" } else { "any" }.to_owned())),
             ("vm.ndma", early_ndma.map(|early| ndma(early).to_owned())),
             ("vm.peers", (!self.peers.is_empty()).then(|| self.peers.join("+"))),
+            ("vm.pcap", self.capture.as_ref().map(|path| path.display().to_string())),
         ];
-        entries.into_iter().filter_map(|(key, value)| Some((key, value?))).collect()
+        let wires = NET.iter().zip(&self.wires);
+        let wires = wires.map(|(key, wire)| (*key, wire.as_ref().map(WireSpec::to_string)));
+        let all = entries.into_iter().chain(wires);
+        all.filter_map(|(key, value)| Some((key, value?))).collect()
     }
 
     /// The value of a key, also if it is the default; empty if there is neither.
@@ -175,6 +234,7 @@ impl DeviceKeys {
             "vm.tracker" => "auto",
             "vm.require" => "any",
             "vm.ndma" => "late",
+            key if NET.contains(&key) => "none",
             _ => "",
         };
         said.map_or_else(|| default.to_owned(), |(_, value)| value)

@@ -27,6 +27,22 @@ fn every_key_is_read_and_written_back() {
 }
 
 #[test]
+fn wires_are_named_by_port() {
+    let text = "vm.pcap=/tmp/a.pcap,vm.net=loopback,vm.net7=unix:/tmp/b";
+    let keys = keys(&text.replace("vm.net=", "vm.net0=")).expect("good keys");
+    assert_eq!(keys.to_string(), text);
+    assert_eq!((keys.wire(0), keys.wire(1)), (WireSpec::Loopback, WireSpec::None));
+    assert_eq!(
+        (keys.effective("vm.net"), keys.effective("vm.net1")),
+        ("loopback".into(), "none".into())
+    );
+    assert_eq!((keys.net_key_beyond(1), keys.net_key_beyond(8)), (Some("vm.net7"), None));
+    let paths: Vec<_> = keys.paths().into_iter().map(|(key, _)| key).collect();
+    assert_eq!(paths, ["vm.pcap", "vm.net7"]);
+    assert_eq!(super::DeviceKeys::default().net_key_beyond(0), None);
+}
+
+#[test]
 fn what_is_not_said_has_its_default() {
     let none = DeviceKeys::default();
     assert_eq!((none.space(), none.is_raw()), (MAIN_SPACE, false));
@@ -50,6 +66,11 @@ fn what_the_vmm_does_not_know_is_refused_with_what_it_does() {
         ("vm.name=", "a name is"),
         ("vm.space=00:01.0", "a name is"),
         ("vm.peers=a++b", "a name is"),
+        ("vm.net=lopback", "is no wire; use none, loopback or unix:PATH"),
+        ("vm.net=tap:t0", "taps are not supported yet"),
+        ("vm.net8=none", "There is no key"),
+        ("vm.pcap=", "the name of a file"),
+        ("vm.net=none,vm.net0=none", "vm.net is given twice"),
         ("vm.name=a,vm.name=b", "vm.name is given twice"),
         ("vm.tracker=all,vm.tracker=iommu", "vm.tracker is given twice"),
         ("vm.peers=a,vm.peers=b", "vm.peers is given twice"),

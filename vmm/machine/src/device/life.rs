@@ -105,6 +105,9 @@ impl PciDevice {
         // The new one is there before the old one goes.
         life.permit = Some(permit);
         life.runs = true;
+        if let Some(ports) = &self.ports {
+            ports.activate();
+        }
         self.alive()?;
         match self.endpoint.state() {
             State::Resuming => return Err(self.wrong_state("run")),
@@ -224,6 +227,7 @@ impl PciDevice {
             };
             if let Err(error) = stopped {
                 if self.endpoint.failed().is_some() {
+                    self.unplug();
                     life.permit = None;
                     life.runs = false;
                 }
@@ -233,9 +237,17 @@ impl PciDevice {
                 life.session = Session::StopCopy;
             }
         }
+        self.unplug();
         life.permit = None;
         life.runs = false;
         self.count_stopped(&mut life)
+    }
+
+    /// No frame passes its ports any more: another machine may have what is at their other ends.
+    fn unplug(&self) {
+        if let Some(ports) = self.ports.as_ref().filter(|_| !mutant!("wire-outlives-permit")) {
+            ports.deactivate();
+        }
     }
 
     /// Reads the state of the stopped device, after what pre-copy gave.

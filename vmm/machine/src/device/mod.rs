@@ -62,6 +62,8 @@ mod move_test;
 #[cfg(test)]
 mod ndma_test;
 #[cfg(test)]
+mod net_test;
+#[cfg(test)]
 mod peer_ndma_test;
 #[cfg(test)]
 mod set_test;

@@ -117,6 +117,14 @@ impl Endpoint for PluginDevice {
         Ok(self.instance.config_write(offset, data)?)
     }
 
+    fn cap_read(&self, cap: u32, offset: u32, data: &mut [u8]) -> Result<(), Fault> {
+        Ok(self.instance.cap_read(cap, offset, data)?)
+    }
+
+    fn cap_write(&self, cap: u32, offset: u32, data: &[u8]) -> Result<(), Fault> {
+        Ok(self.instance.cap_write(cap, offset, data)?)
+    }
+
     fn doorbell(&self, index: u32) -> Result<(), Fault> {
         Ok(self.instance.doorbell(index)?)
     }

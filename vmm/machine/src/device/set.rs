@@ -5,7 +5,8 @@ use std::sync::{Arc, OnceLock, Weak};
 
 use drogher_iommu::{Requester, Rid};
 use drogher_migrate::{Blocker, DeviceConfig};
-use drogher_plugin_host::{Cause, HostServices, LogLevel, PeerWrite, Plugin};
+use drogher_plugin_host::{Cause, HostServices, LogLevel, PeerWrite, Plugin, Wires};
+use drogher_wires::Ports;
 use vm_device::DevicePio;
 use vm_device::bus::{PioAddress, PioAddressOffset};
 
@@ -105,7 +106,8 @@ impl DeviceSet {
             Ok((keys, plugin::maker(file, plugin::params_of(config))))
         };
         let makers = configs.iter().map(maker).collect::<Result<_, _>>()?;
-        Self::with_makers(makers, spaces, wiring)
+        // No file is made at a peer's word.
+        Self::make(makers, spaces, wiring, false)
     }
 
     /// As [`new`](Self::new), for devices that are made some other way.
@@ -116,6 +118,15 @@ impl DeviceSet {
         makers: Vec<Made<'_>>,
         spaces: &Spaces,
         wiring: &Arc<dyn Wiring>,
+    ) -> Result<Self, DeviceError> {
+        Self::make(makers, spaces, wiring, true)
+    }
+
+    fn make(
+        makers: Vec<Made<'_>>,
+        spaces: &Spaces,
+        wiring: &Arc<dyn Wiring>,
+        new_captures: bool,
     ) -> Result<Self, DeviceError> {
         let (count, max) = (makers.len(), MAX_DEVICES);
         if count > max {
@@ -131,7 +142,8 @@ impl DeviceSet {
         let mut window = BarWindow::new(MMIO_WINDOW);
         let mut devices: Vec<Arc<PciDevice>> = Vec::with_capacity(count);
         for (slot, made) in (1..).zip(makers) {
-            let device = build(slot, made, spaces, wiring, &peers, &map, &mut window)?;
+            let device =
+                build(slot, made, spaces, wiring, &peers, &map, &mut window, new_captures)?;
             let named =
                 |other: &&Arc<PciDevice>| device.name().is_some() && other.name() == device.name();
             if let (Some(name), Some(other)) = (device.name(), devices.iter().find(named)) {
@@ -250,6 +262,7 @@ impl Drop for DeviceSet {
     }
 }
 
+#[expect(clippy::too_many_arguments, reason = "what a device is made of")]
 fn build(
     slot: u8,
     (keys, make): Made<'_>,
@@ -258,6 +271,7 @@ fn build(
     peers: &Arc<Peers>,
     map: &Arc<MmioMap>,
     window: &mut BarWindow,
+    new_captures: bool,
 ) -> Result<Arc<PciDevice>, DeviceError> {
     let rid = Rid(u16::from(slot) << 3);
     let space = spaces.of(&keys, rid);
@@ -271,6 +285,7 @@ fn build(
         slot,
         interrupts: OnceLock::new(),
         peers: Arc::downgrade(peers),
+        ports: OnceLock::new(),
     });
     let endpoint = make(&rid.to_string(), requester, Arc::clone(&services) as _)?;
     let mut label = format!("{rid} {}", endpoint.shape().plugin.id);
@@ -285,11 +300,37 @@ fn build(
     })?);
     // Set once, here; the device has been in STOP so far.
     let _ = services.interrupts.set(Arc::downgrade(&interrupts));
+    let ports = ports(&label, &keys, endpoint.shape().info.ports, new_captures)?;
+    if let Some(ports) = &ports {
+        let _ = services.ports.set(Arc::downgrade(ports));
+    }
     let map = Arc::clone(map);
-    let parts = Parts { slot, label, keys, endpoint, interrupts, bus_master, space, map };
+    let parts = Parts { slot, label, keys, endpoint, interrupts, bus_master, space, map, ports };
     let device = PciDevice::new(parts, window, wiring)?;
     device.attach_tracking()?;
     Ok(device)
+}
+
+/// Prepares the wires in a device's ports.
+fn ports(
+    label: &str,
+    keys: &DeviceKeys,
+    count: u32,
+    new_captures: bool,
+) -> Result<Option<Arc<Ports>>, DeviceError> {
+    let device = || label.to_owned();
+    let count_here = usize::try_from(count).unwrap_or(usize::MAX);
+    if let Some(key) = keys.net_key_beyond(count_here) {
+        return Err(DeviceError::NoPort { device: device(), key, count });
+    }
+    if count == 0 {
+        return Ok(None);
+    }
+    let wires: Vec<_> = (0..count_here).map(|port| keys.wire(port)).collect();
+    let ports = Ports::prepare(&wires, keys.capture.as_ref(), new_captures);
+    let ports =
+        ports.map_err(|source| DeviceError::Wire { device: device(), source: Box::new(source) })?;
+    Ok(Some(Arc::new(ports)))
 }
 
 /// What an instance may ask of the machine.
@@ -300,6 +341,8 @@ struct Services {
     slot: u8,
     /// Weak, as above.
     peers: Weak<Peers>,
+    /// Weak, as above; unset while the device is made, and if it has no ports.
+    ports: OnceLock<Weak<Ports>>,
 }
 
 impl HostServices for Services {
@@ -312,6 +355,10 @@ impl HostServices for Services {
     fn peer_write(&self, gpa: u64, data: &[u8]) -> PeerWrite {
         let peers = self.peers.upgrade();
         peers.map_or(PeerWrite::NotAPeer, |peers| peers.write(self.slot, gpa, data))
+    }
+
+    fn wires(&self) -> Option<Arc<dyn Wires>> {
+        self.ports.get().and_then(Weak::upgrade).map(|ports| ports as _)
     }
 
     fn log(&self, level: LogLevel, text: &str) {

@@ -144,6 +144,11 @@ fn unexpected(config: &ConfigBlock, expected: &Expectations) -> Vec<Blocker> {
     if let Some(ours) = expected.cpus.filter(|&ours| u32::from(ours) != config.cpus) {
         say(BlockerCode::Cpu, format!("the guest has {} vCPUs, not {ours}", config.cpus));
     }
+    found.extend(strange_paths(config, expected));
+    let mut say = |code, reason: String| {
+        let hint = "start both sides with the same settings";
+        found.push(Blocker::new(code, reason, hint));
+    };
     let Some(devices) = &expected.devices else { return found };
     if devices.len() != config.devices.len() {
         let (theirs, ours) = (config.devices.len(), devices.len());
@@ -167,6 +172,24 @@ fn unexpected(config: &ConfigBlock, expected: &Expectations) -> Vec<Blocker> {
                 let reason = format!("{}: {key} is {their}, not {value}", theirs.label());
                 say(BlockerCode::DeviceParams, reason);
             }
+        }
+    }
+    found
+}
+
+/// Files and sockets that the source names and the user of this side has not: a peer must not choose
+/// what is opened here.
+fn strange_paths(config: &ConfigBlock, expected: &Expectations) -> Vec<Blocker> {
+    let mut found = Vec::new();
+    for (index, theirs) in config.devices.iter().enumerate() {
+        let ours = expected.devices.as_ref().and_then(|devices| devices.get(index));
+        let ours = ours.map(|spec| spec.keys.entries()).unwrap_or_default();
+        let named = device::keys_of(theirs).unwrap_or_default().paths();
+        for (key, value) in named.into_iter().filter(|pair| !ours.contains(pair)) {
+            let reason = format!("{key}={value} is of this host, and only its user may name it");
+            let hint = "give receive the same --device as the source has";
+            let blocker = Blocker::new(BlockerCode::DeviceParams, reason, hint);
+            found.push(blocker.about(theirs.label()));
         }
     }
     found

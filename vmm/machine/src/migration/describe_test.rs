@@ -49,6 +49,26 @@ fn a_guest_as_expected_is_welcome() {
 }
 
 #[test]
+fn a_peer_names_no_file_that_the_user_has_not() {
+    let mut config = config();
+    for (key, value) in [("vm.net", "unix:/run/x"), ("vm.pcap", "/tmp/x"), ("vm.net1", "loopback")]
+    {
+        config.devices[0].params.push(Param { key: key.into(), value: value.into() });
+    }
+    let reasons = |expected: &Expectations| -> Vec<String> {
+        unexpected(&config, expected).into_iter().map(|blocker| blocker.reason).collect()
+    };
+    let found = reasons(&Expectations::default());
+    assert_eq!(found.len(), 2, "{found:?}");
+    assert!(found[0].contains("vm.pcap=/tmp/x") && found[1].contains("vm.net=unix:/run/x"));
+    let found = reasons(&expect(64, 2, &["ndma,vm.net=unix:/run/x"]));
+    assert_eq!(found.len(), 1, "{found:?}");
+    let both = "ndma,vm.net=unix:/run/x,vm.pcap=/tmp/x";
+    assert!(reasons(&expect(64, 2, &[both])).is_empty());
+    assert_eq!(reasons(&expect(64, 2, &["ndma,vm.net=unix:/run/y,vm.pcap=/tmp/x"])).len(), 2);
+}
+
+#[test]
 fn every_difference_is_named_at_once() {
     let found = unexpected(&config(), &expect(128, 4, &["ndma,scratch_kib=65,x=1", "other"]));
     let codes: Vec<_> = found.iter().map(|blocker| blocker.code).collect();
