@@ -18,7 +18,7 @@ for hop in $(seq 1 "$hops"); do
     next=$!
     await_socket $next /tmp/$hop.move
     timeout 300 drogher migrate --control /tmp/$from.sock --to unix:/tmp/$hop.move --downtime-ms 300 --verify --json >/tmp/$hop.json 2>&1 ||
-        { cut -c1-600 /tmp/$hop.json; cat /tmp/$from.log /tmp/$hop.log; die "hop $hop"; }
+        { cut -c1-600 /tmp/$hop.json; sleep 2; cat /tmp/$from.log /tmp/$hop.log; tail $console; die "hop $hop"; }
     wait $pid || { cat /tmp/$from.log; die "the source of hop $hop ended with $?"; }
     pid=$next
     pongs=$(grep -c '^net: pong' $console)

@@ -1,5 +1,4 @@
 //! The built plugin in the real plugin host, with a driver's part of both rings, over a loopback wire.
-#![allow(clippy::single_range_in_vec_init, reason = "a list of one range is meant")]
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
@@ -413,7 +412,7 @@ fn its_log_misses_no_write() {
     let (_, log) = machine.device.device_log().unwrap();
     let mut driver = Driver::start(&machine, FEATURES);
     let all = Gpa(0)..Gpa(MEMORY);
-    log.start(&[all.clone()], TrackingPageSize::K4).unwrap();
+    log.start(std::slice::from_ref(&all), TrackingPageSize::K4).unwrap();
     let mut copy = machine.bytes(0, MEMORY as usize);
     let mut round = || {
         let dirty = DirtyBitmap::new(all.clone()).unwrap();

@@ -165,9 +165,12 @@ impl Wire for UnixWire {
             std::thread::sleep(Duration::from_millis(1));
         }
         self.shared.stop.store(true, Ordering::SeqCst);
-        *self.shared.link() = Link::default();
+        let link = std::mem::take(&mut *self.shared.link());
+        if let Some(stream) = link.stream {
+            // Ends the thread's wait at once: this may be in the guest's blackout.
+            let _ = stream.shutdown(std::net::Shutdown::Both);
+        }
         thread.thread().unpark();
-        // It ends within PAUSE.
         let _ = thread.join();
     }
 

@@ -69,6 +69,9 @@ struct OwnCap {
     own: Range<usize>,
 }
 
+/// Configuration space, where firmware would put the BARs, and what of it is the device's.
+type Described = (ConfigSpace, Vec<(u8, u64)>, Vec<OwnCap>);
+
 /// What a function is made of.
 pub(super) struct Parts {
     pub(super) slot: u8,
@@ -281,11 +284,7 @@ fn decoded(config: &ConfigSpace) -> Vec<(u8, Range<u64>)> {
 }
 
 /// Configuration space of a device, and where its BARs go.
-fn describe(
-    label: &str,
-    shape: &Shape,
-    window: &mut BarWindow,
-) -> Result<(ConfigSpace, Vec<(u8, u64)>, Vec<OwnCap>), DeviceError> {
+fn describe(label: &str, shape: &Shape, window: &mut BarWindow) -> Result<Described, DeviceError> {
     let config_error = |source| DeviceError::Config { device: label.into(), source };
     let info = &shape.info;
     let mut bars = Vec::new();
