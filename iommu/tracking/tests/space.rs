@@ -8,7 +8,8 @@ use std::sync::atomic::Ordering;
 use common::{Bench, Random, dirty_pages, pages};
 use drogher_iommu_types::{BitmapError, PageCount, Rid};
 use drogher_tracking::{
-    AddressSpace, Class, Device, Dma, PinBoard, Pins, ProviderKind, SpaceError, TrackedSpace,
+    AddressSpace, Class, Device, DeviceLog, Dma, PinBoard, Pins, ProviderKind, SpaceError,
+    TrackedSpace,
 };
 
 /// As when adding a length wrapped.
@@ -193,6 +194,29 @@ fn a_failed_log_of_a_device_does_the_same() {
     bench.harvest();
     device.write_page(3);
     assert_eq!(bench.harvest(), [3]);
+}
+
+/// The guest may reset a device at any time, and a reset ends its log.
+///
+/// Caught mutant: `ended-log-stays-off`.
+#[test]
+fn a_log_that_a_reset_has_ended_is_wide_twice_and_then_exact_again() {
+    for plan in ["provider=device", "provider=device,page-size=64K"] {
+        let bench = Bench::new(64);
+        let device = bench.logging(1);
+        let log = device.log.clone().expect("it has one");
+        bench.tracked.start(&bench.plan(plan, &[])).expect("started");
+        DeviceLog::stop(log.as_ref()).expect("it runs");
+        device.write_page(5);
+        assert_eq!(bench.harvest(), bench.everything(), "{plan}: nobody saw page 5");
+        device.write_page(3);
+        assert_eq!(bench.harvest(), bench.everything(), "{plan}: once more");
+        device.write_page(17);
+        let found = bench.harvest();
+        assert!(found.contains(&17) && found.len() <= 16, "{plan}: {found:?}");
+        assert_eq!(bench.tracked.status().failures, 1);
+        bench.tracked.stop().expect("it runs again");
+    }
 }
 
 #[test]
