@@ -64,8 +64,8 @@ impl DeviceSet {
     /// Puts the devices for which `chosen` holds in NDMA, while all else runs on.
     ///
     /// # Errors
-    /// The first device that cannot or refuses; [`leave_early`](Self::leave_early) takes back those
-    /// before it.
+    /// The first device that cannot or refuses; [`leave_early`](Self::leave_early) takes back it and
+    /// those before it.
     pub fn enter_early(&self, chosen: impl Fn(&PciDevice) -> bool) -> Result<(), DeviceError> {
         let mut chosen = self.devices().iter().filter(|device| chosen(device));
         chosen.try_for_each(|device| device.enter_early())

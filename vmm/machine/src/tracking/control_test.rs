@@ -368,3 +368,18 @@ fn address_spaces_are_shared_by_name_and_raw_devices_are_alone() {
     let [first, second, ..] = rig.set.devices() else { panic!("four devices") };
     assert!(Arc::ptr_eq(first.space(), second.space()));
 }
+
+/// It is in NDMA by then; not to count it there must not leave it there for good.
+#[test]
+fn a_device_that_cannot_be_counted_in_early_ndma_does_dma_again_after_the_end() {
+    let bed = Bed::new(&[ALL], &[""]);
+    bed.prepare(&early(&["00:01.0"])).expect("a plan");
+    bed.control.start().expect("it starts");
+    let device = &bed.rig.set.devices()[0];
+    // Stands for a drain that another device's access outlives.
+    device.space().tracked().stopped(device.rid()).expect("attached");
+    bed.control.enter_early(&bed.rig.set).expect_err("it is counted already");
+    device.space().tracked().ndma_left(device.rid()).expect("counted");
+    bed.end();
+    assert!(bed.dma(0), "the migration was given up, and the guest goes on with its device");
+}
