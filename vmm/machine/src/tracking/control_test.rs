@@ -383,3 +383,29 @@ fn a_device_that_cannot_be_counted_in_early_ndma_does_dma_again_after_the_end() 
     bed.end();
     assert!(bed.dma(0), "the migration was given up, and the guest goes on with its device");
 }
+
+/// With `untracked` the plan that a switch makes may count on a device's standing still.
+#[test]
+fn a_switch_puts_a_device_in_early_ndma_and_takes_it_out() {
+    let bed = Bed::new(&[ALL, ALL], &["vm.name=a", ""]);
+    bed.begin(&Wishes { require: Some(Require::Exact), ..early(&["untracked"]) });
+    assert!(bed.dma(0), "the recorder sees it");
+    bed.switch(Some("a"), "provider=all").expect("exact, once it stands");
+    assert!(!bed.dma(0) && bed.rig.fakes[0].in_ndma());
+    assert_eq!(bed.status().spaces[0].class, Class::Exact);
+    assert_eq!(bed.harvest(), [PAGE], "what it had written before it stood");
+    assert!(bed.dma(1));
+    assert_eq!(bed.harvest(), [PAGE]);
+
+    bed.switch(Some("a"), "provider=iommu").expect("it is switched");
+    assert!(bed.dma(0), "it goes on, tracked");
+    assert_eq!(bed.harvest(), [PAGE]);
+
+    bed.rig.fakes[0].refuse("ndma");
+    let refused = bed.switch(Some("a"), "provider=all").expect_err("it does not stand");
+    assert!(matches!(refused, TrackingError::Device(_)), "{refused}");
+    assert_eq!(bed.status().devices[0].provider, Some(ProviderKind::Iommu));
+    assert!(bed.dma(0));
+    assert_eq!(bed.harvest(), [PAGE], "all as before");
+    bed.end();
+}
