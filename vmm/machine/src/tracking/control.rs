@@ -141,6 +141,14 @@ impl TrackingControl {
         Ok(())
     }
 
+    /// What was planned does not come to be started: a later change is not to be judged by it.
+    pub fn forget(&self) {
+        let mut state = self.state();
+        if state.session.as_ref().is_some_and(|session| !session.running) {
+            state.session = None;
+        }
+    }
+
     /// Starts what was planned. From the return on every write is in a later harvest.
     ///
     /// # Errors

@@ -409,3 +409,17 @@ fn a_switch_puts_a_device_in_early_ndma_and_takes_it_out() {
     assert_eq!(bed.harvest(), [PAGE], "all as before");
     bed.end();
 }
+
+#[test]
+fn a_migration_that_did_not_start_has_no_say_in_what_comes_after_it() {
+    let bed = Bed::new(&[ALL], &[""]);
+    let exact = Wishes { require: Some(Require::Exact), ..Wishes::default() };
+    bed.prepare(&exact).expect("a plan");
+    bed.switch(None, "provider=all").expect_err("while it is about to start");
+    bed.control.forget();
+    bed.switch(None, "provider=all").expect("nothing requires exact reports");
+    bed.begin(&Wishes::default());
+    bed.control.forget();
+    assert_eq!(bed.harvest().len() as u64, PAGES, "one that runs is not forgotten");
+    bed.end();
+}
