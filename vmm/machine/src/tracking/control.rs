@@ -141,6 +141,12 @@ impl TrackingControl {
         Ok(())
     }
 
+    /// A migration begins: the figures of the last one are not its own, should it end before it has
+    /// any.
+    pub fn forget_last(&self) {
+        self.state().last = None;
+    }
+
     /// What was planned does not come to be started: a later change is not to be judged by it.
     pub fn forget(&self) {
         let mut state = self.state();
