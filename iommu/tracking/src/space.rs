@@ -405,11 +405,13 @@ impl Running {
         span: &Range<Gpa>,
         require_exact: bool,
     ) -> Result<Self, SpaceError> {
+        // From the start of a tracking page of any size: trackers are asked for whole ones.
+        let start = Gpa(span.start.0 & !(TrackingPageSize::M2.bytes() - 1));
         Ok(Self {
             trackers: Vec::new(),
             all,
             carry: DirtyBitmap::new(span.clone())?,
-            scratch: DirtyBitmap::new(span.clone())?,
+            scratch: DirtyBitmap::new(start..span.end)?,
             require_exact,
             failures: 0,
             last_failure: None,

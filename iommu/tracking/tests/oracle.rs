@@ -1,7 +1,7 @@
 //! The oracle of narrowing: four devices do DMA from several threads while plans are switched in
-//! random order, devices enter and leave NDMA, are detached and come back, and memory is unmapped
-//! and mapped. A copy kept only from what harvests report must equal memory whenever the devices
-//! stand still.
+//! random order, devices enter and leave NDMA, are reset, detached and come back, and memory is
+//! unmapped and mapped. A copy kept only from what harvests report must equal memory whenever the
+//! devices stand still.
 //!
 //! DROGHER_SEED chooses the run, DROGHER_ORACLE_MS its length. Both are printed.
 
@@ -16,7 +16,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use common::{Bench, Random, TestDevice, pages};
 use drogher_iommu::{Oa, Perm};
 use drogher_iommu_types::{Gpa, Iova, PAGE_SIZE};
-use drogher_tracking::{PinAccess, SpaceError};
+use drogher_tracking::{DeviceLog, PinAccess, SpaceError};
 
 /// Several leaf tables, and more than one tracking page of 2M.
 const COUNT: u64 = 1200;
@@ -145,7 +145,7 @@ impl World<'_> {
         let which = usize::try_from(random.below(self.devices.len() as u64)).expect("small");
         let running = &self.devices[which];
         let (rid, tracked) = (running.device.rid(), &self.bench.tracked);
-        let name = match random.below(8) {
+        let name = match random.below(9) {
             0..4 => {
                 tracked.switch(&self.plan(random)).expect("a good plan");
                 "switch"
@@ -185,6 +185,12 @@ impl World<'_> {
                 let to = Oa(range.start.0);
                 self.bench.space.domain.map(range, to, Perm::READ_WRITE).expect("free");
                 "remap"
+            }
+            8 if running.device.log.is_some() => {
+                // As a reset that the guest asks for; it may have ended already.
+                let log = running.device.log.as_ref().expect("it has one");
+                let _ = DeviceLog::stop(log.as_ref());
+                "reset"
             }
             _ => return,
         };

@@ -2,13 +2,15 @@
 
 mod common;
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use common::{Bench, Random, dirty_pages, pages};
-use drogher_iommu_types::{BitmapError, PageCount, Rid};
+use common::{Bench, Random, SoftLog, dirty_pages, pages};
+use drogher_iommu_types::{BitmapError, DirtyBitmap, Gpa, PageCount, Rid};
 use drogher_tracking::{
-    AddressSpace, Class, Device, Dma, PinBoard, Pins, ProviderKind, SpaceError, TrackedSpace,
+    AddressSpace, Class, Device, DeviceLog, Dma, LogFailure, PinBoard, Pins, ProviderKind,
+    SpaceError, TrackedSpace, TrackingPageSize,
 };
 
 /// As when adding a length wrapped.
@@ -193,6 +195,74 @@ fn a_failed_log_of_a_device_does_the_same() {
     bench.harvest();
     device.write_page(3);
     assert_eq!(bench.harvest(), [3]);
+}
+
+/// The guest may reset a device at any time, and a reset ends its log.
+///
+/// Caught mutant: `ended-log-stays-off`.
+#[test]
+fn a_log_that_a_reset_has_ended_is_wide_twice_and_then_exact_again() {
+    for plan in ["provider=device", "provider=device,page-size=64K"] {
+        let bench = Bench::new(64);
+        let device = bench.logging(1);
+        let log = device.log.clone().expect("it has one");
+        bench.tracked.start(&bench.plan(plan, &[])).expect("started");
+        DeviceLog::stop(log.as_ref()).expect("it runs");
+        device.write_page(5);
+        assert_eq!(bench.harvest(), bench.everything(), "{plan}: nobody saw page 5");
+        device.write_page(3);
+        assert_eq!(bench.harvest(), bench.everything(), "{plan}: once more");
+        device.write_page(17);
+        let found = bench.harvest();
+        assert!(found.contains(&17) && found.len() <= 16, "{plan}: {found:?}");
+        assert_eq!(bench.tracked.status().failures, 1);
+        bench.tracked.stop().expect("it runs again");
+    }
+}
+
+/// A log that takes whole tracking pages only, as a plugin's.
+struct Strict(Arc<SoftLog>);
+
+impl DeviceLog for Strict {
+    fn start(
+        &self,
+        ranges: &[Range<Gpa>],
+        page_size: TrackingPageSize,
+    ) -> Result<TrackingPageSize, LogFailure> {
+        DeviceLog::start(self.0.as_ref(), ranges, page_size)
+    }
+
+    fn report(
+        &self,
+        range: &Range<Gpa>,
+        page_size: TrackingPageSize,
+        into: &DirtyBitmap,
+    ) -> Result<(), LogFailure> {
+        if !page_size.is_aligned(range.start) {
+            return Err(format!("{} is inside a tracking page", range.start).into());
+        }
+        self.0.report(range, page_size, into)
+    }
+
+    fn stop(&self) -> Result<(), LogFailure> {
+        DeviceLog::stop(self.0.as_ref())
+    }
+}
+
+#[test]
+fn memory_that_begins_inside_a_tracking_page_is_logged_in_whole_ones() {
+    let bench = Bench::new(64);
+    let mut device = bench.logging(1).device();
+    let log = SoftLog::new(pages(0..64));
+    device.log = Some(Arc::new(Strict(log.clone())));
+    let tracked = TrackedSpace::new("s", bench.space.clone(), &[pages(3..50)]).expect("good");
+    tracked.attach(device).expect("new");
+    tracked.start(&bench.plan("provider=device,page-size=64K", &[])).expect("started");
+    log.mark(pages(5..6));
+    let into = bench.bitmap();
+    let found = tracked.harvest(pages(3..50), &into).expect("harvested");
+    assert_eq!((found.failed, found.class), (0, Class::Exact));
+    assert_eq!(dirty_pages(&into), (3..16).collect::<Vec<_>>());
 }
 
 #[test]

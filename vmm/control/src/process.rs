@@ -477,6 +477,7 @@ impl Control for ProcessControl {
         let stream = match reached.and_then(|()| self.0.reach(&request.to, &path)) {
             Ok(stream) => stream,
             Err(refusal) => {
+                guest.tracking().forget();
                 self.0.give_lease_back(lease);
                 return Err(refusal);
             }

@@ -4,7 +4,7 @@ use std::error::Error;
 use std::ops::Range;
 use std::sync::Arc;
 
-use drogher_iommu_types::{DirtyBitmap, Gpa, Rid};
+use drogher_iommu_types::{DirtyBitmap, Gpa, Rid, mutant};
 
 use crate::log_ranges;
 use crate::page_size::TrackingPageSize;
@@ -36,7 +36,7 @@ pub trait DeviceLog: Send + Sync {
     /// the end of `into`, and sets at least one bit in `into` for each such page; clears none.
     ///
     /// # Errors
-    /// All memory counts as dirty then; the log goes on.
+    /// All memory counts as dirty then; the log is stopped, if it still runs, and started anew.
     fn report(
         &self,
         range: &Range<Gpa>,
@@ -56,6 +56,8 @@ pub struct DeviceProvider {
     rid: Rid,
     log: Arc<dyn DeviceLog>,
     ranges: Vec<Range<Gpa>>,
+    /// What the ranges are made of whole pages of.
+    wish: TrackingPageSize,
     page_size: TrackingPageSize,
     switch: Switch,
 }
@@ -69,7 +71,19 @@ impl DeviceProvider {
         ranges: Vec<Range<Gpa>>,
         page_size: TrackingPageSize,
     ) -> Self {
-        Self { rid, log, ranges, page_size, switch: Switch::off(ProviderKind::Device) }
+        let switch = Switch::off(ProviderKind::Device);
+        Self { rid, log, ranges, wish: page_size, page_size, switch }
+    }
+
+    /// After a report that failed, for which everything counts as dirty now and once more: what a
+    /// reset of the device has ended is begun again, or every later report would fail as well. If
+    /// that fails too, so does the next report.
+    fn begin_anew(&mut self) {
+        // It may have ended already.
+        let _ = self.log.stop();
+        if let Ok(chosen) = self.log.start(&self.ranges, self.wish) {
+            self.page_size = chosen;
+        }
     }
 
     fn failed(&self, action: &'static str) -> impl FnOnce(LogFailure) -> ProviderError + use<> {
@@ -103,9 +117,9 @@ impl Provider for DeviceProvider {
     fn start(&mut self) -> Result<(), ProviderError> {
         let (rid, failed) = (self.rid, self.failed("start"));
         let chosen = self.switch.start(|| {
-            log_ranges::check(&self.ranges, self.page_size)
+            log_ranges::check(&self.ranges, self.wish)
                 .map_err(|source| ProviderError::LogRanges { rid, source })?;
-            self.log.start(&self.ranges, self.page_size).map_err(failed)
+            self.log.start(&self.ranges, self.wish).map_err(failed)
         })?;
         self.page_size = chosen;
         Ok(())
@@ -114,9 +128,13 @@ impl Provider for DeviceProvider {
     fn harvest(&mut self, sink: &Sink<'_>) -> Result<HarvestStats, ProviderError> {
         self.switch.check()?;
         // Also at 4K: a plugin never gets at the caller's bitmap.
-        sink.widened(self.page_size, |range, bitmap| {
+        let report = sink.widened(self.page_size, |range, bitmap| {
             self.log.report(range, self.page_size, bitmap).map_err(self.failed("report"))
-        })
+        });
+        if report.is_err() && !mutant!("ended-log-stays-off") {
+            self.begin_anew();
+        }
+        report
     }
 
     fn stop(&mut self) -> Result<(), ProviderError> {

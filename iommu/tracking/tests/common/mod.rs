@@ -125,6 +125,9 @@ impl DeviceLog for SoftLog {
         page_size: TrackingPageSize,
         into: &DirtyBitmap,
     ) -> Result<(), LogFailure> {
+        if !self.on.load(Ordering::SeqCst) {
+            return Err("a reset has ended it".into());
+        }
         // Page by page, so that nothing is allocated here.
         for number in range.start.page()..range.end.page() {
             if !self.bits.test(page(number)) {

@@ -64,8 +64,8 @@ impl DeviceSet {
     /// Puts the devices for which `chosen` holds in NDMA, while all else runs on.
     ///
     /// # Errors
-    /// The first device that cannot or refuses; [`leave_early`](Self::leave_early) takes back those
-    /// before it.
+    /// The first device that cannot or refuses; [`leave_early`](Self::leave_early) takes back it and
+    /// those before it.
     pub fn enter_early(&self, chosen: impl Fn(&PciDevice) -> bool) -> Result<(), DeviceError> {
         let mut chosen = self.devices().iter().filter(|device| chosen(device));
         chosen.try_for_each(|device| device.enter_early())
@@ -76,7 +76,18 @@ impl DeviceSet {
     /// # Errors
     /// The first device that refuses; the others go on.
     pub fn leave_early(&self) -> Result<(), DeviceError> {
-        all(self.devices(), PciDevice::leave_early)
+        self.leave_early_if(|_| true)
+    }
+
+    /// As [`leave_early`](Self::leave_early), but only those for which `chosen` holds.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn leave_early_if(&self, chosen: impl Fn(&PciDevice) -> bool) -> Result<(), DeviceError> {
+        let leave = |device: &PciDevice| {
+            if chosen(device) { device.leave_early() } else { Ok(()) }
+        };
+        all(self.devices(), leave)
     }
 
     /// A migration begins: forgets who has stood early in the last one.

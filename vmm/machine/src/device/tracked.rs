@@ -131,11 +131,9 @@ impl PciDevice {
         if !self.shape().ndma {
             return Err(DeviceError::NoNdma { device: self.label().into() });
         }
-        if !life.ndma {
-            self.enter_ndma(&mut life)?;
-        }
+        // First: one that enters NDMA but is not counted there has to be let go all the same.
         self.early.begin();
-        Ok(())
+        if life.ndma { Ok(()) } else { self.enter_ndma(&mut life) }
     }
 
     /// The migration was given up while the device runs.

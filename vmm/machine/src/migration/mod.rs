@@ -64,7 +64,10 @@ pub fn send(
     };
     let mut host = SourceGuest::new(Arc::clone(guest), wishes.clone());
     let env = Env { clock: &SystemClock, hooks: &mut watch, control };
-    drogher_migrate::send(&mut host, &mut link, lease, env, options)
+    let end = drogher_migrate::send(&mut host, &mut link, lease, env, options);
+    // It may have ended before its tracking was started.
+    guest.tracking().forget();
+    end
 }
 
 /// Receives the guest that the process at the other end of `stream` sends into `host`.

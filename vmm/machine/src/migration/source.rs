@@ -64,6 +64,7 @@ impl SourceHost for SourceGuest {
     type Error = HostError;
 
     fn config(&mut self) -> Result<ConfigBlock, HostError> {
+        self.guest.tracking().forget_last();
         self.guest.prepare_tracking(&self.wishes)?;
         describe::config(&self.guest)
     }

@@ -205,3 +205,20 @@ fn a_doorbell_storm_keeps_nothing_from_standing_still() {
     }
     side.guest.end().expect("it stops");
 }
+
+#[test]
+fn a_migration_that_ends_in_its_setup_has_no_figures_of_an_earlier_one() {
+    if skipped("a_migration_that_ends_in_its_setup_has_no_figures_of_an_earlier_one") {
+        return;
+    }
+    let port = TestPort::new(|_| {});
+    let side = side(ALL, None, &port);
+    let mut first = SourceGuest::new(Arc::clone(&side.guest), Default::default());
+    first.config().expect("it can move");
+    first.track_start().expect("it starts");
+    first.track_stop().expect("it was given up");
+    assert!(side.guest.tracking_report().is_some());
+    let mut second = SourceGuest::new(Arc::clone(&side.guest), Default::default());
+    second.config().expect("it can move");
+    assert_eq!(side.guest.tracking_report(), None);
+}

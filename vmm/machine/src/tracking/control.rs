@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use drogher_iommu_types::{DirtyBitmap, Gpa};
+use drogher_iommu_types::{DirtyBitmap, Gpa, Rid};
 use drogher_tracking::{Choice, Class, Costs, Explanation, Plan, Refusal, RefusalCode, SpaceError};
 
 use super::measure;
@@ -12,7 +12,7 @@ use super::operator::{Operator, Wishes};
 use super::plan::{self, RefusalList};
 use super::spaces::{Space, Spaces};
 use super::view::{DeviceTracking, SpaceTracking, TrackerView, TrackingStatus};
-use crate::device::{DeviceError, DeviceSet};
+use crate::device::{DeviceError, DeviceSet, PciDevice};
 
 /// Why tracking does not do what it is asked.
 #[derive(Debug, thiserror::Error)]
@@ -45,6 +45,8 @@ struct Session {
     plans: Vec<Plan>,
     spaces: Arc<[Arc<Space>]>,
     running: bool,
+    /// The rounds have begun: who is chosen for early NDMA stands.
+    rounds: bool,
 }
 
 #[derive(Default)]
@@ -134,8 +136,23 @@ impl TrackingControl {
         };
         let plans = plan::plan(&subjects, &operator, &costs)?;
         devices.forget_early();
-        state.session = Some(Session { operator, costs, plans, spaces, running: false });
+        let (running, rounds) = (false, false);
+        state.session = Some(Session { operator, costs, plans, spaces, running, rounds });
         Ok(())
+    }
+
+    /// A migration begins: the figures of the last one are not its own, should it end before it has
+    /// any.
+    pub fn forget_last(&self) {
+        self.state().last = None;
+    }
+
+    /// What was planned does not come to be started: a later change is not to be judged by it.
+    pub fn forget(&self) {
+        let mut state = self.state();
+        if state.session.as_ref().is_some_and(|session| !session.running) {
+            state.session = None;
+        }
     }
 
     /// Starts what was planned. From the return on every write is in a later harvest.
@@ -162,12 +179,11 @@ impl TrackingControl {
     /// # Errors
     /// The first device that does not.
     pub fn enter_early(&self, devices: &DeviceSet) -> Result<(), TrackingError> {
-        let early: Vec<_> = {
-            let state = self.state();
-            let session = state.session.as_ref().ok_or(TrackingError::NotPlanned)?;
-            let all = session.plans.iter().flat_map(|plan| &plan.devices);
-            all.filter(|plan| plan.early_ndma).map(|plan| plan.rid).collect()
-        };
+        // With the lock held: a switch finds that they stand, or comes before.
+        let mut state = self.state();
+        let session = state.session.as_mut().ok_or(TrackingError::NotPlanned)?;
+        session.rounds = true;
+        let early = early(&session.plans);
         Ok(devices.enter_early(|device| early.contains(&device.rid()))?)
     }
 
@@ -219,7 +235,8 @@ impl TrackingControl {
     ///
     /// # Errors
     /// `Refused`: nothing changed. `Space`: an address space could not be switched; all go on as
-    /// they were, as far as they can.
+    /// they were, as far as they can. `Device`: likewise, one did not enter NDMA; or all is changed,
+    /// and one did not leave it.
     pub fn switch(
         &self,
         devices: &DeviceSet,
@@ -248,15 +265,16 @@ impl TrackingControl {
         if !refusals.is_empty() {
             return Err(TrackingError::Refused(RefusalList(refusals)));
         }
+        let mut left = Ok(());
         if let Some(session) = &mut state.session {
             let operator = say(&session.operator);
             let plans = plan::plan(&subjects, &operator, &costs);
             let plans = plans.map_err(|list| TrackingError::Refused(RefusalList(list)))?;
-            session.switch(plans)?;
+            left = session.switch_and_stand(devices, plans)?;
             session.operator = operator;
         }
         state.operator = operator;
-        Ok(())
+        Ok(left?)
     }
 
     /// True while trackers run.
@@ -297,6 +315,32 @@ impl TrackingControl {
 }
 
 impl Session {
+    /// To new plans, and the devices into and out of early NDMA as these have it: in while the old
+    /// trackers still see them, out once the new ones do. What is returned is how they came out.
+    fn switch_and_stand(
+        &mut self,
+        devices: &DeviceSet,
+        plans: Vec<Plan>,
+    ) -> Result<Result<(), DeviceError>, TrackingError> {
+        if !self.rounds {
+            return self.switch(plans).map(Ok);
+        }
+        let (old, new) = (early(&self.plans), early(&plans));
+        let (comes, goes) = (
+            |device: &PciDevice| new.contains(&device.rid()) && !old.contains(&device.rid()),
+            |device: &PciDevice| old.contains(&device.rid()) && !new.contains(&device.rid()),
+        );
+        let entered = devices.enter_early(comes).map_err(TrackingError::from);
+        if let Err(error) = entered.and_then(|()| self.switch(plans)) {
+            if let Err(error) = devices.leave_early_if(comes) {
+                let error = &error as &dyn std::error::Error;
+                tracing::error!(error, "a device stays in NDMA");
+            }
+            return Err(error);
+        }
+        Ok(devices.leave_early_if(goes))
+    }
+
     /// All address spaces to their new plans, or all back.
     fn switch(&mut self, plans: Vec<Plan>) -> Result<(), TrackingError> {
         let running = if self.running { self.spaces.len() } else { 0 };
@@ -314,6 +358,12 @@ impl Session {
         self.plans = plans;
         Ok(())
     }
+}
+
+/// The devices that are to stand early.
+fn early(plans: &[Plan]) -> Vec<Rid> {
+    let all = plans.iter().flat_map(|plan| &plan.devices);
+    all.filter(|plan| plan.early_ndma).map(|plan| plan.rid).collect()
 }
 
 const DEGRADED: &str = "degraded: no tracker; everything mapped is sent at every harvest";

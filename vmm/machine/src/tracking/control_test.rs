@@ -368,3 +368,58 @@ fn address_spaces_are_shared_by_name_and_raw_devices_are_alone() {
     let [first, second, ..] = rig.set.devices() else { panic!("four devices") };
     assert!(Arc::ptr_eq(first.space(), second.space()));
 }
+
+/// It is in NDMA by then; not to count it there must not leave it there for good.
+#[test]
+fn a_device_that_cannot_be_counted_in_early_ndma_does_dma_again_after_the_end() {
+    let bed = Bed::new(&[ALL], &[""]);
+    bed.prepare(&early(&["00:01.0"])).expect("a plan");
+    bed.control.start().expect("it starts");
+    let device = &bed.rig.set.devices()[0];
+    // Stands for a drain that another device's access outlives.
+    device.space().tracked().stopped(device.rid()).expect("attached");
+    bed.control.enter_early(&bed.rig.set).expect_err("it is counted already");
+    device.space().tracked().ndma_left(device.rid()).expect("counted");
+    bed.end();
+    assert!(bed.dma(0), "the migration was given up, and the guest goes on with its device");
+}
+
+/// With `untracked` the plan that a switch makes may count on a device's standing still.
+#[test]
+fn a_switch_puts_a_device_in_early_ndma_and_takes_it_out() {
+    let bed = Bed::new(&[ALL, ALL], &["vm.name=a", ""]);
+    bed.begin(&Wishes { require: Some(Require::Exact), ..early(&["untracked"]) });
+    assert!(bed.dma(0), "the recorder sees it");
+    bed.switch(Some("a"), "provider=all").expect("exact, once it stands");
+    assert!(!bed.dma(0) && bed.rig.fakes[0].in_ndma());
+    assert_eq!(bed.status().spaces[0].class, Class::Exact);
+    assert_eq!(bed.harvest(), [PAGE], "what it had written before it stood");
+    assert!(bed.dma(1));
+    assert_eq!(bed.harvest(), [PAGE]);
+
+    bed.switch(Some("a"), "provider=iommu").expect("it is switched");
+    assert!(bed.dma(0), "it goes on, tracked");
+    assert_eq!(bed.harvest(), [PAGE]);
+
+    bed.rig.fakes[0].refuse("ndma");
+    let refused = bed.switch(Some("a"), "provider=all").expect_err("it does not stand");
+    assert!(matches!(refused, TrackingError::Device(_)), "{refused}");
+    assert_eq!(bed.status().devices[0].provider, Some(ProviderKind::Iommu));
+    assert!(bed.dma(0));
+    assert_eq!(bed.harvest(), [PAGE], "all as before");
+    bed.end();
+}
+
+#[test]
+fn a_migration_that_did_not_start_has_no_say_in_what_comes_after_it() {
+    let bed = Bed::new(&[ALL], &[""]);
+    let exact = Wishes { require: Some(Require::Exact), ..Wishes::default() };
+    bed.prepare(&exact).expect("a plan");
+    bed.switch(None, "provider=all").expect_err("while it is about to start");
+    bed.control.forget();
+    bed.switch(None, "provider=all").expect("nothing requires exact reports");
+    bed.begin(&Wishes::default());
+    bed.control.forget();
+    assert_eq!(bed.harvest().len() as u64, PAGES, "one that runs is not forgotten");
+    bed.end();
+}
