@@ -39,3 +39,9 @@ check_quiet() {
         die "the guest's kernel complains"
     fi
 }
+
+# A tap that guests have one after the other, and this machine's address at it.
+tap() {
+    ip link show tap0 >/dev/null 2>&1 && return
+    ip tuntap add dev tap0 mode tap multi_queue && ip addr add 10.0.2.2/24 dev tap0 && ip link set tap0 up || die "no tap"
+}

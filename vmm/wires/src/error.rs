@@ -9,16 +9,39 @@ use thiserror::Error;
 #[derive(Debug, Error)]
 pub enum WireError {
     /// Not a wire.
-    #[error("{0:?} is no wire; use none, loopback or unix:PATH")]
+    #[error("{0:?} is no wire; use none, loopback, unix:PATH or tap:NAME")]
     Unknown(String),
     /// No path behind `unix:`.
     #[error("unix: names no socket; use unix:PATH, of at most 100 bytes")]
     NoPath,
-    /// Taps are to come.
+    /// No interface behind `tap:`.
+    #[error("tap: names no interface; use tap:NAME, of at most 15 bytes without / : and %")]
+    TapName,
+    /// No such interface.
     #[error(
-        "tap:{0}: taps are not supported yet; use unix:PATH, and at its end a program with a tap"
+        "There is no interface {name} here; make it: ip tuntap add dev {name} mode tap multi_queue user \"$USER\""
     )]
-    Tap(String),
+    NoTap {
+        /// Its name.
+        name: String,
+    },
+    /// The source and the destination of a move each need a queue.
+    #[error(
+        "{name} is no tap with several queues, so no guest could move with it; make it anew: \
+         ip tuntap add dev {name} mode tap multi_queue user \"$USER\""
+    )]
+    SingleQueue {
+        /// Its name.
+        name: String,
+    },
+    /// The kernel does not let us have it.
+    #[error("Cannot open a queue of the tap {name}")]
+    Tap {
+        /// Its name.
+        name: String,
+        /// Why.
+        source: io::Error,
+    },
     /// Nobody listens at the socket.
     #[error("Nobody takes connections at the wire's socket {path}; start the other end first")]
     Connect {

@@ -10,6 +10,7 @@ mod loopback;
 mod pcap;
 mod ports;
 mod spec;
+mod tap;
 mod unix;
 mod wire;
 

@@ -9,6 +9,7 @@ use drogher_plugin_host::{Received, Wires};
 
 use crate::inbox::Bell;
 use crate::loopback::Loopback;
+use crate::tap::TapWire;
 use crate::unix::UnixWire;
 use crate::wire::NoWire;
 use crate::{Inbox, Pcap, Wire, WireError, WireSpec};
@@ -64,6 +65,7 @@ impl Ports {
                 WireSpec::None => Box::new(NoWire),
                 WireSpec::Loopback => Box::new(Loopback::default()),
                 WireSpec::Unix(path) => Box::new(UnixWire::new(path.clone())),
+                WireSpec::Tap(name) => Box::new(TapWire::new(name.clone())),
             };
             wire.prepare()?;
             let inbox = Arc::new(Inbox::new(Arc::clone(&bell), capture.clone()));

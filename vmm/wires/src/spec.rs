@@ -1,7 +1,7 @@
 //! What the user writes to have a wire.
 
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::str::FromStr;
 
 use crate::WireError;
@@ -9,7 +9,7 @@ use crate::WireError;
 /// Longest path of a socket; the kernel's limit is 108.
 const PATH_BYTES: usize = 100;
 
-/// A wire to be had: `none`, `loopback` or `unix:PATH`.
+/// A wire to be had: `none`, `loopback`, `unix:PATH` or `tap:NAME`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum WireSpec {
     /// None: frames go nowhere.
@@ -19,16 +19,15 @@ pub enum WireSpec {
     Loopback,
     /// A stream socket that somebody listens at, framed as QEMU's `-netdev stream` does.
     Unix(PathBuf),
+    /// A tap of this host, made with `multi_queue`.
+    Tap(String),
 }
 
 impl WireSpec {
-    /// The path on this host that it names.
+    /// True if it is something of this host, which only the host's own user may name.
     #[must_use]
-    pub fn path(&self) -> Option<&Path> {
-        match self {
-            Self::Unix(path) => Some(path),
-            Self::None | Self::Loopback => None,
-        }
+    pub fn is_of_host(&self) -> bool {
+        matches!(self, Self::Unix(_) | Self::Tap(_))
     }
 }
 
@@ -43,7 +42,8 @@ impl FromStr for WireSpec {
                 Ok(Self::Unix(path.into()))
             }
             Some(("unix", _)) => Err(WireError::NoPath),
-            Some(("tap", name)) => Err(WireError::Tap(name.into())),
+            Some(("tap", name)) if is_interface(name) => Ok(Self::Tap(name.into())),
+            Some(("tap", _)) => Err(WireError::TapName),
             _ => Err(WireError::Unknown(text.into())),
         }
     }
@@ -55,8 +55,15 @@ impl fmt::Display for WireSpec {
             Self::None => f.write_str("none"),
             Self::Loopback => f.write_str("loopback"),
             Self::Unix(path) => write!(f, "unix:{}", path.display()),
+            Self::Tap(name) => write!(f, "tap:{name}"),
         }
     }
+}
+
+/// What the kernel takes as an interface's name.
+fn is_interface(name: &str) -> bool {
+    let good = |byte: u8| byte.is_ascii_graphic() && !matches!(byte, b'/' | b':' | b'%');
+    (1..crate::tap::NAME_BYTES).contains(&name.len()) && name.bytes().all(good)
 }
 
 #[cfg(test)]

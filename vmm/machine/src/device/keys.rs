@@ -126,13 +126,13 @@ impl DeviceKeys {
         said.map(|(key, _)| *key).or(capture)
     }
 
-    /// Keys that name a file or socket of the host, and their values.
+    /// Keys that name a file, socket or interface of the host, and their values.
     #[must_use]
     pub fn paths(&self) -> Vec<(&'static str, String)> {
         let names_path = |key: &str| {
             let wire = NET.iter().position(|other| *other == key);
             let wire = wire.and_then(|port| self.wires.get(port)).and_then(Option::as_ref);
-            key == "vm.pcap" || wire.is_some_and(|wire| wire.path().is_some())
+            key == "vm.pcap" || wire.is_some_and(WireSpec::is_of_host)
         };
         self.entries().into_iter().filter(|(key, _)| names_path(key)).collect()
     }
