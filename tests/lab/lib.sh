@@ -1,11 +1,12 @@
-# What the scripts here share. They run in the lab, in $LAB; see README.md.
+# What the scripts here share. They run in the lab, in its folder $LAB; `check` runs them all.
 set -u
+# Guests that were left behind would slow down what comes next.
+trap 'kill $(jobs -p) 2>/dev/null' EXIT
 
-# Given a 1-based list of GUESTS kernels; everything quiet, since each character costs an exit. The lab's
-# CPU does not let KVM see XSETBV, so that a guest with XSAVE complains whatever the VMM.
+# Everything quiet, since each character costs an exit. The lab's CPU does not let KVM see XSETBV, so that a guest with XSAVE complains whatever the VMM.
 ARGS="console=ttyS0 quiet panic=-1 mitigations=off cryptomgr.notests noxsave"
 # What a guest of any VMM says on the lab's CPU, whose TSC is not stable, and when the host is busy.
-EXPECTED='Unstable clock detected|If you want to keep using the local clock|trace_clock=local|on the kernel command line|hrtimer: interrupt took'
+EXPECTED='Unstable clock detected|If you want to keep using the local clock|trace_clock=local|on the kernel command line|hrtimer: interrupt took|amd_pstate: the _CPC object is not present'
 
 die() { echo "FAILED: $*"; exit 1; }
 
@@ -21,6 +22,16 @@ await() {
 
 # The complaints of a guest's kernel, in its console's file $1, that are not expected; none is good.
 complaints() { sed -n 's/\r$//; s/^dmesg: //p' "$1" | grep -vE "$EXPECTED"; }
+
+# Waits until process $1 listens at $2.
+await_socket() {
+    local left=600
+    until [ -S "$2" ]; do
+        left=$((left - 1))
+        kill -0 "$1" 2>/dev/null && [ $left -gt 0 ] || die "nobody listens at $2"
+        usleep 50000
+    done
+}
 
 check_quiet() {
     if complaints "$1" >/tmp/complaints; then

@@ -1,20 +1,20 @@
-# A guest under load moves HOPS times between two processes: KERNEL CPUS HOPS. Then the power button
+# A guest under load moves HOPS times between two processes: KERNEL CPUS HOPS [ARGUMENTS of the kernel]. Then the power button
 # ends it; it says whether memory, pipe, device and time were as they should be.
 . tests/lib.sh
-kernel=$1 cpus=$2 hops=$3 console=/tmp/console
+kernel=$1 cpus=$2 hops=$3 more=${4:-} console=/tmp/console
 rm -f $console
 touch $console
 drogher run --kernel "guest/$kernel" --initrd "guest/$kernel.cpio" --cpus "$cpus" --memory 256M \
-    --device ndma --control /tmp/0.sock --console $console --cmdline "$ARGS job=load" 2>/tmp/0.log &
+    --device ndma --control /tmp/0.sock --console $console --cmdline "$ARGS job=load $more" 2>/tmp/0.log &
 pid=$!
 await $console '^beat 2' 120
 for hop in $(seq 1 "$hops"); do
     from=$((hop - 1))
     drogher receive --listen unix:/tmp/$hop.move --control /tmp/$hop.sock --console $console 2>/tmp/$hop.log &
     next=$!
-    until [ -S /tmp/$hop.move ]; do kill -0 $next || { cat /tmp/$hop.log; die "no destination"; }; usleep 50000; done
-    drogher migrate --control /tmp/$from.sock --to unix:/tmp/$hop.move --verify --json >/tmp/$hop.json 2>&1 ||
-        { sed -n '/differing/p; /outcome/p' /tmp/$hop.json | cut -c1-300; cat /tmp/$from.log /tmp/$hop.log; tail $console; die "hop $hop"; }
+    await_socket $next /tmp/$hop.move
+    timeout 300 drogher migrate --control /tmp/$from.sock --to unix:/tmp/$hop.move --downtime-ms 300 --verify --json >/tmp/$hop.json 2>&1 ||
+        { sed -n '/differing/p; /outcome/p' /tmp/$hop.json | cut -c1-300; sleep 2; cat /tmp/$from.log /tmp/$hop.log; tail $console; die "hop $hop"; }
     wait $pid || { cat /tmp/$from.log; die "the source of hop $hop ended with $?"; }
     pid=$next
     # It goes on: a beat after the move.
@@ -26,4 +26,4 @@ wait $pid || { cat /tmp/$hops.log; tail -n 40 $console; die "the guest ended wit
 sed -n 's/\r$//; /^load: [0-9]/d; /^\(load\|pipe\|ndma\|init\):/p' $console
 grep -q 'job load: status 0' $console || { tail -n 60 $console; die "the guest is not content"; }
 check_quiet $console
-echo "moved $hops times; ms of downtime: $(sed -n 's/.*"downtime":{"total-us":\([0-9]*\)[0-9]\{3\},.*/\1/p' /tmp/*.json | tr '\n' ' ')"
+echo "moved $hops times; ms of downtime: $(for hop in $(seq "$hops"); do sed -n '$s/.*"downtime":{[^}]*"total-us":\([0-9]*\)[0-9]\{3\},.*/\1/p' /tmp/$hop.json; done | tr '\n' ' ')"

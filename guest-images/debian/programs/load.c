@@ -1,7 +1,8 @@
 /* Load that notices what a migration must not do: memory that is not as it was written, and time that
  * goes backwards.
  *
- *     load MIB     one process for each CPU, MIB of memory in all, until SIGTERM
+ *     load MIB RATE     one process for each CPU, MIB of memory and RATE pages a second in all, until
+ *                       SIGTERM
  *
  * Each pass checks every word of a page against what the pass before wrote, and writes the next. All
  * processes share the latest time that any of them has seen. */
@@ -17,6 +18,7 @@
 #include <unistd.h>
 
 #define PAGE_WORDS 512
+#define NAP_PAGES 8
 #define SECOND 1000000000ull
 
 struct shared {
@@ -64,7 +66,7 @@ static void look_at_the_clock(struct shared *s, uint64_t *last)
     *last = t;
 }
 
-static void work(struct shared *s, unsigned seed, size_t pages)
+static void work(struct shared *s, unsigned seed, size_t pages, useconds_t nap)
 {
     uint64_t *area = mmap(NULL, pages * 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (area == MAP_FAILED) {
@@ -83,8 +85,10 @@ static void work(struct shared *s, unsigned seed, size_t pages)
                     fail(s, "memory", (uint64_t)(uintptr_t)&p[i], p[i], should);
                 p[i] = next + (uint64_t)i;
             }
-            if (page % 16 == 0)
+            if (page % NAP_PAGES == 0) {
                 look_at_the_clock(s, &last);
+                usleep(nap);
+            }
         }
         atomic_fetch_add(&s->passes, 1);
     }
@@ -92,15 +96,15 @@ static void work(struct shared *s, unsigned seed, size_t pages)
 
 int main(int argc, char **argv)
 {
-    long mib = argc > 1 ? atol(argv[1]) : 32, cpus = sysconf(_SC_NPROCESSORS_ONLN);
+    long mib = argc > 1 ? atol(argv[1]) : 32, rate = argc > 2 ? atol(argv[2]) : 1500, cpus = sysconf(_SC_NPROCESSORS_ONLN);
     struct shared *s = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-    if (s == MAP_FAILED || mib <= 0)
+    if (s == MAP_FAILED || mib <= 0 || rate <= 0)
         return 2;
     int64_t wall = (int64_t)(now(CLOCK_REALTIME) - now(CLOCK_MONOTONIC));
     signal(SIGTERM, end);
     for (long cpu = 0; cpu < cpus; cpu++) {
         if (fork() == 0) {
-            work(s, (unsigned)cpu, (size_t)mib * 256 / (size_t)cpus);
+            work(s, (unsigned)cpu, (size_t)mib * 256 / (size_t)cpus, (useconds_t)(NAP_PAGES * 1000000 * cpus / rate));
             _exit(0);
         }
     }

@@ -18,6 +18,10 @@ enum { PIN = 1, UNPIN = 2, MARK = 3, LOGGED = 4, STORE = 5, PLAIN = 6, ADD = 7, 
 #define PAGES 4096
 #define PINS 16
 
+/* For one who calls the host as this device may. */
+__attribute__((visibility("default"))) const drogher_host *tracked_host;
+__attribute__((visibility("default"))) drogher_host_ctx *tracked_ctx;
+
 typedef struct tracked {
     const drogher_host *host;
     drogher_host_ctx *ctx;
@@ -125,8 +129,8 @@ static int32_t create(const drogher_create_info *info, void **dev_out)
     tracked *t = calloc(1, sizeof *t);
     if (t == NULL)
         return DROGHER_ERR_NOMEM;
-    t->host = info->host;
-    t->ctx = info->host_ctx;
+    t->host = tracked_host = info->host;
+    t->ctx = tracked_ctx = info->host_ctx;
     t->state = DROGHER_STATE_STOP;
     t->dma = ask(info, DROGHER_EXT_DMA);
     t->log_host = ask(info, DROGHER_EXT_DMA_LOG);

@@ -3,7 +3,7 @@
 use kvm_bindings::{
     KVM_CAP_ADJUST_CLOCK, KVM_CAP_EXCEPTION_PAYLOAD, KVM_CAP_IMMEDIATE_EXIT,
     KVM_CAP_IOEVENTFD_ANY_LENGTH, KVM_CAP_KVMCLOCK_CTRL, KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2,
-    KVM_CAP_PMU_CAPABILITY, KVM_CAP_SREGS2, KVM_CAP_VCPU_ATTRIBUTES,
+    KVM_CAP_MCE, KVM_CAP_PMU_CAPABILITY, KVM_CAP_SREGS2, KVM_CAP_VCPU_ATTRIBUTES,
     KVM_CAP_X86_TRIPLE_FAULT_EVENT, KVM_CAP_XSAVE2, KVM_PMU_CAP_DISABLE,
 };
 use kvm_ioctls::{Cap, Kvm, VmFd};
@@ -30,6 +30,8 @@ pub struct Caps {
     pub triple_fault_event: bool,
     /// A guest can be told that it stood still.
     pub kvmclock_ctrl: bool,
+    /// Banks for machine checks can be had.
+    pub mce: bool,
     /// Performance counters can be switched off.
     pub pmu_off: bool,
     /// An ioeventfd of any width is possible.
@@ -85,6 +87,7 @@ impl Caps {
             exception_payload: number(KVM_CAP_EXCEPTION_PAYLOAD) > 0,
             triple_fault_event: number(KVM_CAP_X86_TRIPLE_FAULT_EVENT) > 0,
             kvmclock_ctrl: number(KVM_CAP_KVMCLOCK_CTRL) > 0,
+            mce: number(KVM_CAP_MCE) > 0,
             pmu_off: number(KVM_CAP_PMU_CAPABILITY) & KVM_PMU_CAP_DISABLE != 0,
             ioeventfd_any_length: number(KVM_CAP_IOEVENTFD_ANY_LENGTH) > 0,
             tsc_deadline: vm.check_extension(Cap::TscDeadlineTimer),

@@ -23,6 +23,7 @@ ioctl_iow_nr!(KVM_IOEVENTFD, KVMIO, 0x79, kvm_ioeventfd);
 ioctl_iow_nr!(KVM_SET_DEVICE_ATTR, KVMIO, 0xe1, kvm_device_attr);
 ioctl_iow_nr!(KVM_GET_DEVICE_ATTR, KVMIO, 0xe2, kvm_device_attr);
 ioctl_iow_nr!(KVM_HAS_DEVICE_ATTR, KVMIO, 0xe3, kvm_device_attr);
+ioctl_iow_nr!(KVM_X86_SETUP_MCE, KVMIO, 0x9c, u64);
 ioctl_ior_nr!(KVM_GET_SREGS2, KVMIO, 0xcc, Sregs2);
 ioctl_iow_nr!(KVM_SET_SREGS2, KVMIO, 0xcd, Sregs2);
 
@@ -142,6 +143,12 @@ pub fn set_tsc_offset(vcpu: &impl AsRawFd, value: u64) -> io::Result<()> {
     let arg = tsc_offset_attr((&raw const value) as u64);
     // SAFETY: the attribute is eight bytes, read from `addr`, which lives until after the call.
     check(unsafe { ioctl_with_ref(vcpu, KVM_SET_DEVICE_ATTR(), &arg) })
+}
+
+/// KVM_X86_SETUP_MCE: what IA32_MCG_CAP says, the number of banks in its lowest byte.
+pub fn setup_mce(vcpu: &impl AsRawFd, capabilities: u64) -> io::Result<()> {
+    // SAFETY: KVM reads the eight bytes.
+    check(unsafe { ioctl_with_ref(vcpu, KVM_X86_SETUP_MCE(), &capabilities) })
 }
 
 /// KVM_GET_SREGS2.

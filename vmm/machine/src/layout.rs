@@ -34,6 +34,8 @@ pub const ZERO_PAGE: u64 = 0x7000;
 pub const BOOT_TABLES: Range<u64> = 0x9000..0xF000;
 /// Address of the ACPI tables, the root pointer first; the legacy hole ends behind them.
 pub const ACPI_TABLES: u64 = 0xE_0000;
+/// Where a processor begins in real mode after a reset, and where kernels jump to for one.
+pub const RESET_VECTOR: u64 = 0xF_FFF0;
 /// Address of the kernel command line.
 pub const CMDLINE: u64 = 0x2_0000;
 /// Longest command line, its closing NUL included.

@@ -328,9 +328,12 @@ impl<'a> Reader<'a> {
 
 /// A local APIC's timer count runs with time: the first four bytes of the register at 0x390.
 const LAPIC_TIMER_COUNT: usize = 0x390;
+/// Its processor priority follows from the task priority and what is in service, which are compared; KVM
+/// brings it up to date when it sets a state, and not always when it gets one.
+const LAPIC_PROCESSOR_PRIORITY: usize = 0xA0;
 
 /// What of a saved state two machines must agree on while neither runs, by name: everything but
-/// what runs with time (clocks, local APIC timers). For comparing both sides of a move.
+/// what runs with time (clocks, local APIC timers) or follows from the rest. For comparing both sides of a move.
 ///
 /// # Errors
 /// As [`Reader::new`].
@@ -353,6 +356,9 @@ pub fn stable_parts(bytes: &[u8], cpus: u16) -> Result<Vec<(String, Vec<u8>)>, S
             }
             Tag::Lapic => {
                 for (at, register) in (0..).step_by(16).zip(bytes.chunks(16)) {
+                    if at == LAPIC_PROCESSOR_PRIORITY {
+                        continue;
+                    }
                     let mut register = register.to_vec();
                     if at == LAPIC_TIMER_COUNT
                         && let Some(count) = register.get_mut(..4)

@@ -63,7 +63,7 @@ pub enum LogError {
         /// As asked for.
         asked: TrackingPageSize,
     },
-    /// The range to report is empty, or does not begin with a tracking page.
+    /// The range to report is empty, or not of whole tracking pages.
     #[error(
         "The log of device {instance} cannot report {start}..{end}: whole pages of {page_size} only"
     )]
@@ -234,7 +234,10 @@ impl PluginLog {
             return Err(LogError::PageSize { instance, chosen, asked });
         }
         let Range { start, end } = *range;
-        if range.is_empty() || !page_size.is_aligned(start) {
+        // A page is taken whole: what lies behind the end of a part of it would be lost, if there is
+        // room for it.
+        let whole = page_size.is_aligned(end) || end == into.range().end;
+        if range.is_empty() || !page_size.is_aligned(start) || !whole {
             return Err(LogError::Misaligned { instance: self.name(), start, end, page_size });
         }
         if !into.covers(range) {

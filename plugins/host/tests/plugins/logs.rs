@@ -111,6 +111,20 @@ fn it_is_a_provider_of_the_tracking() {
 }
 
 #[test]
+fn a_part_of_a_tracking_page_is_not_taken_where_there_is_room_for_all() {
+    for way in WAYS {
+        let Some(device) = Tracked::running(way) else { return };
+        let log = device.log(&[0..MEMORY], TrackingPageSize::K64);
+        write(&device, 15 * PAGE, 1);
+        let all = DirtyBitmap::new(Gpa(0)..Gpa(MEMORY)).expect("aligned");
+        let part = Gpa(0)..Gpa(8 * PAGE);
+        let error = log.report(&part, TrackingPageSize::K64, &all).expect_err("half a page");
+        assert!(error.to_string().contains("whole pages of"), "{error}");
+        assert_eq!(harvest(&*log, TrackingPageSize::K64), (0..16).collect::<Vec<_>>());
+    }
+}
+
+#[test]
 fn a_write_that_lands_in_pieces_says_all_of_them() {
     let Some(device) = Tracked::running(&[]) else { return };
     // Pages 8 to 12 of IOVA lie every other page of memory: there is room for two runs.

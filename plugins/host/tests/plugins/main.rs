@@ -8,6 +8,7 @@
 mod bed;
 mod callbacks;
 mod counter;
+mod fuzzed;
 mod gates;
 mod lies;
 mod load;

@@ -15,6 +15,7 @@ use drogher_iommu_types::{Gpa, PAGE_MASK, PAGE_SIZE};
 use crate::acpi;
 use crate::layout;
 use crate::memory::{GuestRam, MemoryError};
+use crate::power;
 
 /// Longest kernel file: what a vmlinux with all debug information may have.
 pub const KERNEL_BYTES_MAX: u64 = 1 << 30;
@@ -191,8 +192,19 @@ pub fn load(ram: &GuestRam, kernel: &Kernel<'_>, cpus: u8) -> Result<Entry, Boot
     write_gpa(ram, layout::CMDLINE, kernel.cmdline.as_bytes())?;
     write_gpa(ram, layout::CMDLINE + kernel.cmdline.len() as u64, &[0])?;
     write_gpa(ram, layout::ACPI_TABLES, &acpi::tables(layout::ACPI_TABLES, cpus))?;
+    write_gpa(ram, layout::RESET_VECTOR, &RESET_CODE)?;
     Ok(entry)
 }
+
+/// What firmware has at the reset vector, in real mode: it writes the value that resets to the reset
+/// port, and halts. With reduced ACPI hardware and without EFI, Linux restarts by a jump there.
+#[rustfmt::skip]
+const RESET_CODE: [u8; 9] = [
+    0xBA, layout::RESET_PORT.to_le_bytes()[0], layout::RESET_PORT.to_le_bytes()[1], // mov dx, port
+    0xB0, power::RESET_VALUE, // mov al, value
+    0xEE,                     // out dx, al
+    0xF4, 0xEB, 0xFD,         // hlt; jmp back to it
+];
 
 fn does_not_load(
     ram: &GuestRam,

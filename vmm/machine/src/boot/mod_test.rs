@@ -48,6 +48,9 @@ fn the_probe_loads_and_is_told_its_memory() {
     let mut text = [0xFF; 6];
     ram.read_at(Oa(layout::CMDLINE), &mut text).expect("inside");
     assert_eq!(&text, b"a=1 b\0");
+    let mut reset = [0; 9];
+    ram.read_at(Oa(0xF_FFF0), &mut reset).expect("inside");
+    assert_eq!(reset, [0xBA, 0xF9, 0x0C, 0xB0, 0x06, 0xEE, 0xF4, 0xEB, 0xFD]);
     let at = u64_at(&ram, layout::MODLIST);
     assert_eq!((at, u64_at(&ram, layout::MODLIST + 8)), ((64 << 20) - 8192, 5000));
     let mut found = [0; 5001];

@@ -108,10 +108,12 @@ impl CpuModel {
 fn adjust(e: &mut kvm_cpuid_entry2, caps: &Caps) {
     match e.function {
         1 => {
-            // Nested guests have state that is not saved here; banks of machine checks, too; and
-            // PEBS, which comes with PDCM, writes where no log sees it.
+            // Nested guests have state that is not saved here; and PEBS, which comes with PDCM,
+            // writes where no log sees it.
             e.ecx &= !(VMX | PDCM);
-            e.edx &= !(MCE | MCA);
+            if !caps.mce {
+                e.edx &= !(MCE | MCA);
+            }
             e.ecx |= UNDER_HYPERVISOR | X2APIC;
             e.ecx = if caps.tsc_deadline { e.ecx | TSC_DEADLINE } else { e.ecx & !TSC_DEADLINE };
         }

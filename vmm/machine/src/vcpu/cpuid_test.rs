@@ -10,6 +10,7 @@ fn caps(tsc_deadline: bool) -> Caps {
         exception_payload: true,
         triple_fault_event: true,
         kvmclock_ctrl: true,
+        mce: tsc_deadline,
         pmu_off: true,
         ioeventfd_any_length: true,
         tsc_deadline,
@@ -34,8 +35,9 @@ fn what_cannot_be_moved_is_not_advertised() {
     let mut sub_leaf = entry(7, 1, [u32::MAX; 4]);
     adjust(&mut sub_leaf, &caps(true));
     assert_eq!((sub_leaf.ebx, sub_leaf.ecx), (u32::MAX, u32::MAX), "other bits in sub-leaf 1");
-    let mut one = entry(1, 0, [0; 4]);
+    let mut one = entry(1, 0, [0, 0, 0, u32::MAX]);
     adjust(&mut one, &caps(true));
+    assert_eq!(one.edx, u32::MAX, "banks for machine checks can be had");
     assert_eq!(one.ecx, UNDER_HYPERVISOR | X2APIC | TSC_DEADLINE);
     let mut extended = entry(0x8000_0001, 0, [7, 7, u32::MAX, 7]);
     adjust(&mut extended, &caps(true));

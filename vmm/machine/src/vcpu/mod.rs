@@ -17,6 +17,7 @@ use std::time::Instant;
 use kvm_bindings::Xsave;
 use kvm_ioctls::VcpuFd;
 
+use crate::ioctls;
 use crate::vm::{Vm, VmError, refused};
 use control::{Control, Permit, Phase};
 use kick::RunPage;
@@ -106,6 +107,9 @@ impl Vcpu {
         let page = RunPage::map(&fd, vm.fd().run_size()).map_err(io("map the run page"))?;
         let table = model.for_vcpu(id, count).map_err(create)?;
         fd.set_cpuid2(&table).map_err(refused("set the CPUID table")).map_err(create)?;
+        if vm.caps().mce {
+            ioctls::setup_mce(&fd, msrs::MCE_BANKS).map_err(io("set up the machine checks"))?;
+        }
         setup::reset_state(&fd).map_err(create)?;
         let msrs = MsrList::probe(vm.kvm(), &fd).map_err(create)?;
         let tsc_offset = vm.caps().vcpu_attributes && tsc::has_offset(&fd);

@@ -23,14 +23,20 @@ const SYSENTER: [u32; 2] = [0x175, 0x176];
 pub const CLOCKS: [u32; 2] = [TSC, TSC_DEADLINE];
 
 /// State that KVM keeps and does not list (Intel SDM 3A, 12.11, and volume 4): the MTRRs (eight
-/// variable ranges of two, the fixed ranges, the default type), and IA32_DEBUGCTL.
-const UNLISTED: [u32; 29] = [
+/// variable ranges of two, the fixed ranges, the default type), IA32_DEBUGCTL, and the banks of machine
+/// checks (control, status, address, miscellaneous).
+const UNLISTED: [u32; 33] = [
     0x1D9, //
     0x200, 0x201, 0x202, 0x203, 0x204, 0x205, 0x206, 0x207, //
     0x208, 0x209, 0x20A, 0x20B, 0x20C, 0x20D, 0x20E, 0x20F, //
     0x250, 0x258, 0x259, 0x268, 0x269, 0x26A, 0x26B, 0x26C, 0x26D, 0x26E, 0x26F, //
-    0x2FF,
+    0x2FF, //
+    0x400, 0x401, 0x402, 0x403,
 ];
+
+/// Banks of machine checks that a vCPU has: the fewest that KVM gives. Nothing is ever reported in them,
+/// but a guest's kernel complains of a processor without.
+pub const MCE_BANKS: u64 = 1;
 
 /// Why MSRs could not be moved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

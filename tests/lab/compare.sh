@@ -1,0 +1,68 @@
+# Boot and move side by side with QEMU, in one run: KERNEL. Needs qemu-system-x86_64 in the lab.
+. tests/lib.sh
+kernel=$1
+args="$ARGS job=boot"
+centis() { cut -d' ' -f1 /proc/uptime | tr -d .; }
+median() { sort -n | sed -n 3p; }
+ours() {
+    drogher run --kernel "guest/$kernel" --initrd "guest/$kernel.cpio" --memory 256M --cmdline "$args" \
+        </dev/null >/dev/null 2>&1
+}
+theirs() {
+    qemu-system-x86_64 -M microvm,rtc=on -accel kvm -cpu host -m 256 -nodefaults -no-user-config -display none \
+        -no-reboot -serial stdio -kernel "guest/$kernel" -initrd "guest/$kernel.cpio" -append "$args" \
+        </dev/null >/dev/null 2>&1
+}
+rm -f /tmp/ours /tmp/theirs
+for round in 1 2 3 4 5; do
+    for which in ours theirs; do
+        begin=$(centis)
+        $which
+        echo $((($(centis) - begin) * 10)) >>/tmp/$which
+    done
+done
+echo "boot, start to end, ms: drogher $(median </tmp/ours) ($(tr '\n' ' ' </tmp/ours)), QEMU microvm $(median </tmp/theirs) ($(tr '\n' ' ' </tmp/theirs))"
+
+# Exits of one boot: the last that was seen before the VM went.
+ours &
+pid=$!
+exits=0
+while kill -0 $pid 2>/dev/null; do
+    now=$(cat /sys/kernel/debug/kvm/exits 2>/dev/null || echo 0)
+    [ "$now" -gt "$exits" ] && exits=$now
+    usleep 20000
+done
+echo "exits in a boot: $exits"
+[ "$exits" -lt 13468 ] || die "more than 1.5 times Cloud Hypervisor's 8979 exits"
+
+# QEMU's own migration of a guest under the same load.
+load="$ARGS job=load"
+for side in a b; do
+    [ $side = a ] && port=5001 incoming= || { port=5002 incoming="-incoming tcp:127.0.0.1:5003"; }
+    # shellcheck disable=SC2086
+    qemu-system-x86_64 -M q35 -accel kvm -cpu host -smp 2 -m 256 -nodefaults -no-user-config -display none \
+        -serial file:/tmp/q$side -monitor tcp:127.0.0.1:$port,server=on,wait=off $incoming \
+        -kernel "guest/$kernel" -initrd "guest/$kernel.cpio" -append "$load pci=lastbus=0" &
+done
+await /tmp/qa '^beat 2' 240
+monitor() { { echo "$1"; sleep 1; } | nc 127.0.0.1 "$2" | tr -d '\r'; }
+monitor 'migrate -d tcp:127.0.0.1:5003' 5001 >/dev/null
+for try in $(seq 60); do
+    monitor 'info migrate' 5001 >/tmp/info
+    grep -q 'status: completed' /tmp/info && break
+    grep -q 'status: failed' /tmp/info && die "QEMU's migration failed"
+done
+their_total=$(sed -n 's/^total time: \([0-9]*\).*/\1/p' /tmp/info) their_down=$(sed -n 's/^downtime: \([0-9]*\).*/\1/p' /tmp/info)
+monitor quit 5001 >/dev/null
+monitor quit 5002 >/dev/null
+drogher run --kernel "guest/$kernel" --initrd "guest/$kernel.cpio" --cpus 2 --memory 256M --control /tmp/a.sock \
+    --console /tmp/ca --cmdline "$load" 2>/dev/null &
+await /tmp/ca '^beat 2' 240
+drogher receive --listen unix:/tmp/b.move --control /tmp/b.sock --console /tmp/cb 2>/dev/null &
+await_socket $! /tmp/b.move
+# Under the limit of downtime that QEMU has if it is not told another.
+timeout 300 drogher migrate --control /tmp/a.sock --to unix:/tmp/b.move --downtime-ms 300 --json >/tmp/move || die "our migration failed"
+our_total=$(sed -n '$s/.*"total-us":\([0-9]*\).*/\1/p' /tmp/move) our_down=$(sed -n '$s/.*"downtime":{[^}]*"total-us":\([0-9]*\).*/\1/p' /tmp/move)
+echo "move, ms: drogher total $((our_total / 1000)), downtime $((our_down / 1000)); QEMU total $their_total, downtime $their_down"
+drogher shutdown --control /tmp/b.sock
+wait
