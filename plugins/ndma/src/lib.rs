@@ -26,6 +26,7 @@ pub mod load;
 pub mod log;
 pub mod migrate;
 pub mod ops;
+pub mod pace;
 pub mod params;
 pub mod regs;
 pub mod ring;
