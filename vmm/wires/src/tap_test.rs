@@ -104,6 +104,31 @@ fn a_tap_is_handed_over_and_back() {
     assert!(answered(&source), "back again");
 }
 
+/// The kernel serves no queue that is detached.
+#[test]
+fn a_queue_is_attached_while_the_wire_is_active_only() {
+    if !inside("tap::tests::a_queue_is_attached_while_the_wire_is_active_only") {
+        return;
+    }
+    let wire = TapWire::new("many".into());
+    let detached = || {
+        let queue = wire.shared.queue().clone().expect("prepared");
+        rustix::io::read(&queue, &mut [0; FRAME_MAX]) == Err(Errno::BADFD)
+    };
+    wire.prepare().expect("there");
+    assert!(detached());
+    for _ in 0..2 {
+        wire.activate(Arc::default());
+        let begin = Instant::now();
+        while !wire.send(&arp()) {
+            assert!(begin.elapsed() < Duration::from_secs(10), "it comes up");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        wire.deactivate();
+        assert!(detached() && !wire.send(&arp()));
+    }
+}
+
 #[test]
 fn a_tap_that_goes_away_is_had_again() {
     if !inside("tap::tests::a_tap_that_goes_away_is_had_again") {
@@ -129,7 +154,9 @@ fn what_is_no_tap_for_a_move_is_refused() {
     if !inside("tap::tests::what_is_no_tap_for_a_move_is_refused") {
         return;
     }
-    for (name, word) in [("none", "ip tuntap add dev none"), ("one", "several queues"), ("lo", "lo")] {
+    for (name, word) in
+        [("none", "ip tuntap add dev none"), ("one", "several queues"), ("lo", "lo")]
+    {
         let error = tap(name).expect_err("no such tap").to_string();
         assert!(error.contains(word), "{error}");
     }
