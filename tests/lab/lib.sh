@@ -40,8 +40,9 @@ check_quiet() {
     fi
 }
 
-# A tap that guests have one after the other, and this machine's address at it.
+# A tap that guests have one after the other, and this machine's address at it. By iproute2's `ip`, which
+# the shell takes for its own unless it is named by its path.
 tap() {
-    ip link show tap0 >/dev/null 2>&1 && return
-    ip tuntap add dev tap0 mode tap multi_queue && ip addr add 10.0.2.2/24 dev tap0 && ip link set tap0 up || die "no tap"
+    bin/ip link show tap0 >/dev/null 2>&1 && return
+    bin/ip tuntap add dev tap0 mode tap multi_queue && bin/ip addr add 10.0.2.2/24 dev tap0 && bin/ip link set tap0 up || die "no tap"
 }

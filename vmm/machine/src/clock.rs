@@ -76,15 +76,45 @@ fn host_time() -> u64 {
     u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
 }
 
+/// How often the clock is read for a reading that nothing came between.
+const TRIES: u32 = 8;
+/// So close together that nothing has.
+const CLOSE_NS: u64 = 20_000;
+
 pub(crate) fn save(vm: &VmFd) -> Result<ClockState, StateError> {
-    let mut data = vm.get_clock().map_err(|e| StateError::errno("get the clock", e))?;
-    if data.flags & KVM_CLOCK_HOST_TSC == 0 {
-        data.host_tsc = host_tsc();
+    let get = || vm.get_clock().map_err(|e| StateError::errno("get the clock", e));
+    Ok(ClockState { data: read_clock(get, host_time, host_tsc)?, boot_id: boot_id() })
+}
+
+/// The clock with real time and TSC of the same moment. Where KVM does not say them they are read around
+/// it, and once more if there was a pause between, since the guest would find its two clocks apart by that.
+fn read_clock<E>(
+    mut get: impl FnMut() -> Result<kvm_clock_data, E>,
+    mut real: impl FnMut() -> u64,
+    mut tsc: impl FnMut() -> u64,
+) -> Result<kvm_clock_data, E> {
+    let (mut best, mut best_width) = (kvm_clock_data::default(), u64::MAX);
+    for _ in 0..TRIES {
+        let before = real();
+        let mut data = get()?;
+        let ticks = tsc();
+        let width = real().saturating_sub(before);
+        let says = |flag| data.flags & flag != 0;
+        let all = says(KVM_CLOCK_HOST_TSC) && says(KVM_CLOCK_REALTIME);
+        if !says(KVM_CLOCK_HOST_TSC) {
+            data.host_tsc = ticks;
+        }
+        if !says(KVM_CLOCK_REALTIME) {
+            data.realtime = before.saturating_add(width / 2);
+        }
+        if all || width <= best_width {
+            (best, best_width) = (data, width);
+        }
+        if all || width <= CLOSE_NS {
+            break;
+        }
     }
-    if data.flags & KVM_CLOCK_REALTIME == 0 {
-        data.realtime = host_time();
-    }
-    Ok(ClockState { data, boot_id: boot_id() })
+    Ok(best)
 }
 
 pub(crate) fn load(vm: &VmFd, caps: &Caps, state: &ClockState) -> Result<Passage, StateError> {

@@ -58,3 +58,41 @@ fn this_boot_has_a_name() {
     assert_ne!(boot_id(), [0; 16]);
     assert_eq!(boot_id(), boot_id());
 }
+
+/// A pause between the reading of two clocks is not taken for a difference between them.
+#[test]
+fn the_clock_is_read_again_after_a_pause() {
+    let of = |clock, flags| kvm_clock_data { clock, flags, ..Default::default() };
+    // Real time at each look, and the guest's clock at each: the first pair has 3 ms between.
+    let mut looks = [0, 3_000_000, 3_100_000, 3_110_000].into_iter();
+    let mut guest = [10_000, 3_115_000].into_iter();
+    let get = || Ok::<_, ()>(of(guest.next().expect("two reads"), 0));
+    let data = read_clock(get, || looks.next().expect("four looks"), || 7).unwrap();
+    assert_eq!((data.clock, data.realtime, data.host_tsc), (3_115_000, 3_105_000, 7));
+    // Never close: the closest.
+    let (mut at, mut step, mut reads) = (0, 0, 0);
+    let looks = || {
+        step += 1;
+        at += if step == 6 { 30_000 } else { 1_000_000 };
+        at
+    };
+    let get = || {
+        reads += 1;
+        Ok::<_, ()>(of(reads, 0))
+    };
+    assert_eq!(read_clock(get, looks, || 0).unwrap().clock, 3);
+    // KVM says both.
+    let mut reads = 0;
+    let get = || {
+        reads += 1;
+        let all = KVM_CLOCK_HOST_TSC | KVM_CLOCK_REALTIME;
+        Ok::<_, ()>(kvm_clock_data { realtime: 5, host_tsc: 6, ..of(1, all) })
+    };
+    let mut late = 0;
+    let late = || {
+        late += 1_000_000;
+        late
+    };
+    let data = read_clock(get, late, || 0).unwrap();
+    assert_eq!((data.realtime, data.host_tsc, reads), (5, 6, 1));
+}
