@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use drogher_control::config::{ConfigError, Partial, check_cpus, parse_memory, parse_unix_address};
 use drogher_machine::device::DeviceSpec;
+use drogher_machine::vcpu::cpuid::{CpuKind, UnknownCpu};
 use drogher_machine::tracking::{ProviderKind, Require, TrackingPageSize, Wish, Wishes};
 use drogher_trackers::{parse_rate, parse_size};
 
@@ -76,6 +77,10 @@ pub struct RunArgs {
     /// Number of vCPUs, 1 to 8 [default: 1].
     #[arg(long, value_name = "N", value_parser = cpus)]
     pub cpus: Option<u8>,
+    /// The CPU that the guest sees: all of this host's, or x86-64-v2, to move to any host of its vendor
+    /// [default: host].
+    #[arg(long, value_name = "host|baseline", value_parser = cpu)]
+    pub cpu: Option<String>,
     /// A device: a plugin's name or file, and its parameters; may be given several times.
     #[arg(long = "device", value_name = "NAME|FILE.so[,key=value]...", value_parser = device)]
     pub devices: Vec<String>,
@@ -206,6 +211,7 @@ impl RunArgs {
             cmdline: self.cmdline,
             memory: self.memory,
             cpus: self.cpus,
+            cpu: self.cpu,
             devices: self.devices,
             control: self.control,
             lease: self.lease,
@@ -368,6 +374,10 @@ fn demo_memory(text: &str) -> Result<String, String> {
 /// A path, with the `unix:` of an address or without.
 fn socket(text: &str) -> Result<PathBuf, std::convert::Infallible> {
     Ok(text.strip_prefix("unix:").unwrap_or(text).into())
+}
+
+fn cpu(text: &str) -> Result<String, UnknownCpu> {
+    text.parse::<CpuKind>().map(|kind| kind.to_string())
 }
 
 fn cpus(text: &str) -> Result<u8, ConfigError> {

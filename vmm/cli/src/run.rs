@@ -38,6 +38,7 @@ pub fn run(args: RunArgs) -> anyhow::Result<u8> {
     let machine = Machine::create(MachineConfig {
         memory_bytes: config.memory_bytes,
         cpus: config.cpus,
+        cpu: config.cpu,
         devices: Devices::Specs(config.devices.clone()),
         plugin_dirs: guest::plugin_dirs(&config.plugin_path)?,
         console,

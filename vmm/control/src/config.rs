@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use drogher_machine::device::{DeviceSpec, SpecError};
 use drogher_machine::tracking::Wishes;
+use drogher_machine::vcpu::cpuid::{CpuKind, UnknownCpu};
 use serde::Deserialize;
 
 /// Default amount of guest RAM: 256 MiB.
@@ -61,6 +62,9 @@ pub enum ConfigError {
     /// A number of vCPUs is no such number.
     #[error("{0:?} is no number of vCPUs: 1 to {CPUS_MAX} are possible")]
     Number(String),
+    /// There is no such CPU model.
+    #[error(transparent)]
+    Cpu(#[from] UnknownCpu),
     /// A device can't be understood.
     #[error(transparent)]
     Device(#[from] SpecError),
@@ -124,6 +128,8 @@ pub struct Partial {
     pub memory: Option<String>,
     /// Number of vCPUs.
     pub cpus: Option<u8>,
+    /// `host` or `baseline`.
+    pub cpu: Option<String>,
     /// Devices, each as on the command line.
     #[serde(default)]
     pub devices: Vec<String>,
@@ -171,6 +177,7 @@ impl Partial {
             cmdline: over.cmdline.or(self.cmdline),
             memory: over.memory.or(self.memory),
             cpus: over.cpus.or(self.cpus),
+            cpu: over.cpu.or(self.cpu),
             devices: self.devices,
             control: over.control.or(self.control),
             lease: over.lease.or(self.lease),
@@ -196,6 +203,7 @@ impl Partial {
             cmdline: self.cmdline.unwrap_or_default(),
             memory_bytes,
             cpus,
+            cpu: self.cpu.as_deref().unwrap_or("host").parse()?,
             devices: self
                 .devices
                 .iter()
@@ -223,6 +231,8 @@ pub struct VmConfig {
     pub memory_bytes: u64,
     /// Number of vCPUs, 1 to [`CPUS_MAX`].
     pub cpus: u8,
+    /// Which CPU the guest sees.
+    pub cpu: CpuKind,
     /// Devices in PCI slot order.
     pub devices: Vec<DeviceSpec>,
     /// Path of the control socket; none: no control.

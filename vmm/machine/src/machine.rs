@@ -25,7 +25,7 @@ use crate::platform::Platform;
 use crate::record::{Reader, StateError, Tag, Writer};
 use crate::tracking::{RamMap, Spaces, SpacesError};
 use crate::vcpu::control::Phase;
-use crate::vcpu::cpuid::CpuModel;
+use crate::vcpu::cpuid::{CpuKind, CpuModel, ModelError};
 use crate::vcpu::{Vcpu, VcpuError, setup, state};
 use crate::vm::{Vm, VmError, refused};
 use crate::wiring::Wiring;
@@ -62,6 +62,8 @@ pub struct MachineConfig {
     pub memory_bytes: u64,
     /// vCPUs, 1 to [`MAX_CPUS`].
     pub cpus: u8,
+    /// Which CPU the guest sees.
+    pub cpu: CpuKind,
     /// Devices, in slot order.
     pub devices: Devices,
     /// Where plugins given by name are looked up.
@@ -79,6 +81,7 @@ impl MachineConfig {
         Self {
             memory_bytes,
             cpus,
+            cpu: CpuKind::default(),
             devices: Devices::default(),
             plugin_dirs: Vec::new(),
             console: ConsoleConfig::None,
@@ -104,6 +107,9 @@ pub enum MachineError {
     /// KVM.
     #[error(transparent)]
     Vm(#[from] VmError),
+    /// The CPU model.
+    #[error(transparent)]
+    Model(#[from] ModelError),
     /// A vCPU.
     #[error(transparent)]
     Vcpu(#[from] VcpuError),
@@ -218,7 +224,7 @@ impl Machine {
         let spaces = spaces(&ram)?;
         let wiring: Arc<dyn Wiring> = Arc::clone(&vm) as _;
         let devices = make(&spaces, &wiring)?;
-        let (model, vcpus) = processors(&vm, cpus)?;
+        let (model, vcpus) = processors(&vm, cpus, config.cpu)?;
         Ok(Self { vcpus, io, devices, spaces, platform, model, vm, ram })
     }
 
@@ -464,14 +470,18 @@ fn spaces(ram: &Arc<GuestRam>) -> Result<Spaces, SpacesError> {
 
 /// The vCPUs and the model that they share. Its frequency is asked of the first one: it belongs to
 /// vCPUs, not to KVM.
-fn processors(vm: &Arc<Vm>, cpus: u8) -> Result<(CpuModel, Vec<Vcpu>), MachineError> {
+fn processors(
+    vm: &Arc<Vm>,
+    cpus: u8,
+    kind: CpuKind,
+) -> Result<(CpuModel, Vec<Vcpu>), MachineError> {
     let fds = (0..cpus).map(|id| {
         let fd = vm.fd().create_vcpu(id.into()).map_err(refused(format!("create vCPU {id}")))?;
         Ok((id, fd))
     });
     let fds: Vec<_> = fds.collect::<Result<_, VmError>>()?;
     let khz = fds.first().and_then(|(_, fd)| fd.get_tsc_khz().ok()).unwrap_or(0);
-    let model = CpuModel::host(vm.kvm(), vm.caps(), khz)?;
+    let model = CpuModel::new(vm.kvm(), vm.caps(), kind, khz)?;
     let vcpus = fds.into_iter().map(|(id, fd)| Vcpu::new(vm, fd, id, &model, cpus));
     let vcpus = vcpus.collect::<Result<_, _>>()?;
     Ok((model, vcpus))

@@ -127,6 +127,8 @@ pub struct ConfigBlock {
     pub cpus: u32,
     /// TSC frequency that the guest sees.
     pub tsc_khz: u32,
+    /// Name of the CPU model that the destination is to make.
+    pub cpu_model: String,
     /// CPUID of vCPU 0, without the topology leaves' APIC ids.
     pub cpuid: Vec<CpuidLeaf>,
     /// Version of the machine state (vCPUs, irqchip, clock, PCI) as the source writes it.
@@ -150,6 +152,7 @@ impl ConfigBlock {
             memory: Vec::new(),
             cpus: 0,
             tsc_khz: 0,
+            cpu_model: String::new(),
             cpuid: Vec::new(),
             machine_state_version: 0,
             machine_state_min_reader: 0,

@@ -16,6 +16,7 @@ pub(crate) fn config() -> ConfigBlock {
         ],
         cpus: 2,
         tsc_khz: 1_996_000,
+        cpu_model: "host".into(),
         cpuid: Vec::new(),
         machine_state_version: 1,
         machine_state_min_reader: 1,

@@ -233,6 +233,7 @@ impl SourceHost for Source {
             memory: vec![MemoryRegion { gpa: 0, bytes: self.rig.ram.end.0 }],
             cpus: 1,
             tsc_khz: 1_000_000,
+            cpu_model: "host".into(),
             cpuid: Vec::new(),
             machine_state_version: 1,
             machine_state_min_reader: 1,

@@ -8,9 +8,10 @@ use drogher_migrate::{Blocker, BlockerCode, ConfigBlock, MemoryRegion};
 use super::error::HostError;
 use super::guest::Guest;
 use crate::device::{self, DeviceSpec};
-use crate::machine::{MAX_CPUS, Machine, MachineConfig};
+use crate::machine::{MAX_CPUS, Machine, MachineConfig, MachineError};
 use crate::memory::{self, RamRange};
 use crate::record;
+use crate::vcpu::cpuid::UnknownCpu;
 
 /// RAM of the machine that a destination makes to see what it could offer; never used.
 const TRIAL_BYTES: u64 = 2 << 20;
@@ -58,6 +59,7 @@ pub(super) fn config(guest: &Guest) -> Result<ConfigBlock, HostError> {
         memory: regions(machine),
         cpus: machine.cpus().into(),
         tsc_khz: machine.model().tsc_khz(),
+        cpu_model: machine.model().kind().to_string(),
         cpuid: cpuid(machine)?,
         machine_state_version: record::VERSION.into(),
         machine_state_min_reader: record::VERSION.into(),
@@ -87,9 +89,13 @@ pub(super) fn blockers(
         let hint = "use a newer build here";
         found.push(Blocker::new(BlockerCode::MachineState, reason, hint));
     }
-    match Machine::create(MachineConfig::new(TRIAL_BYTES, 1)) {
+    match trial(&config.cpu_model) {
         Ok(trial) => found.extend(other_host(config, &trial)),
-        Err(error) => {
+        Err(Trial::Model(unknown)) => {
+            let hint = "use the same release of drogher on both sides";
+            found.push(Blocker::new(BlockerCode::Cpu, unknown.to_string(), hint));
+        }
+        Err(Trial::Machine(error)) => {
             let reason = drogher_migrate::error::chain(&error);
             let hint = "see that a guest can be run here at all, with drogher run";
             found.push(Blocker::new(BlockerCode::Host, reason, hint));
@@ -97,6 +103,19 @@ pub(super) fn blockers(
     }
     found.extend(device::check(&config.devices, plugin_dirs));
     found
+}
+
+/// Why there is no machine to compare with.
+enum Trial {
+    Model(UnknownCpu),
+    Machine(MachineError),
+}
+
+/// A small machine with the guest's CPU model.
+fn trial(cpu_model: &str) -> Result<Machine, Trial> {
+    let cpu = cpu_model.parse().map_err(Trial::Model)?;
+    let config = MachineConfig { cpu, ..MachineConfig::new(TRIAL_BYTES, 1) };
+    Machine::create(config).map_err(Trial::Machine)
 }
 
 /// What stands against RAM as `config` has it: another layout, or too much of it.
@@ -217,7 +236,7 @@ fn other_host(config: &ConfigBlock, trial: &Machine) -> Vec<Blocker> {
             "the CPU that the guest sees is not this host's: CPUID leaves {} differ",
             if differing.is_empty() { "of its own".into() } else { differing.join(", ") }
         );
-        found.push(Blocker::new(BlockerCode::Cpu, reason, "use a host with the same CPU model"));
+        found.push(Blocker::new(BlockerCode::Cpu, reason, "use a host with the same CPU, or run the guest with --cpu baseline"));
     }
     found
 }

@@ -13,6 +13,7 @@ fn config() -> ConfigBlock {
         memory: vec![MemoryRegion { gpa: 0, bytes: 64 << 20 }],
         cpus: 2,
         tsc_khz: 2_000_000,
+        cpu_model: "host".into(),
         cpuid: Vec::new(),
         machine_state_version: 1,
         machine_state_min_reader: 1,

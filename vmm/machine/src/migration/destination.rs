@@ -60,6 +60,7 @@ impl DestinationGuest {
         let machine = Machine::create(MachineConfig {
             memory_bytes: describe::bytes_of(config),
             cpus: u8::try_from(config.cpus).map_err(|_| HostError::Cpus(config.cpus))?,
+            cpu: config.cpu_model.parse()?,
             devices: Devices::Arriving(config.devices.clone()),
             ram: None,
             plugin_dirs: setup.plugin_dirs,

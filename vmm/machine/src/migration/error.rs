@@ -58,6 +58,9 @@ pub enum HostError {
     /// More vCPUs than a number of vCPUs can say.
     #[error("{0} vCPUs")]
     Cpus(u32),
+    /// A CPU model that there is not here.
+    #[error(transparent)]
+    CpuModel(#[from] UnknownCpu),
     /// RAM is laid out otherwise here.
     #[error("The guest's RAM is laid out in a way that this build does not have")]
     Layout,

@@ -1,11 +1,15 @@
-//! The CPU that a guest sees: what this host's KVM supports, less what cannot be moved, with the
-//! topology of one socket and the hypervisor's leaves.
+//! The CPU that a guest sees: what this host's KVM supports, less what cannot be moved, or of that the
+//! baseline; with the topology of one socket and the hypervisor's leaves.
+
+use std::fmt;
+use std::str::FromStr;
 
 use kvm_bindings::{
     CpuId, KVM_CPUID_FLAG_SIGNIFCANT_INDEX, KVM_MAX_CPUID_ENTRIES, kvm_cpuid_entry2,
 };
 use kvm_ioctls::Kvm;
 
+use super::baseline::{NotBaseline, baseline};
 use crate::caps::Caps;
 use crate::vm::{VmError, refused};
 
@@ -35,20 +39,68 @@ const SGX_LAUNCH: u32 = 1 << 30;
 const SVM: u32 = 1 << 2;
 const PERF_CORE: u32 = 1 << 23;
 
+/// Which CPU a guest is to see.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum CpuKind {
+    /// All that this host has and that can be moved: to hosts with the same CPU model.
+    #[default]
+    Host,
+    /// x86-64-v2: to any host of the same vendor.
+    Baseline,
+}
+
+/// A CPU model that there is not.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("There is no CPU model {0:?}; use host or baseline")]
+pub struct UnknownCpu(pub String);
+
+impl FromStr for CpuKind {
+    type Err = UnknownCpu;
+
+    fn from_str(text: &str) -> Result<Self, UnknownCpu> {
+        match text {
+            "host" => Ok(Self::Host),
+            "baseline" => Ok(Self::Baseline),
+            _ => Err(UnknownCpu(text.to_owned())),
+        }
+    }
+}
+
+impl fmt::Display for CpuKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Host => "host",
+            Self::Baseline => "baseline",
+        })
+    }
+}
+
+/// Why there is no table of CPUID.
+#[derive(Debug, thiserror::Error)]
+pub enum ModelError {
+    /// KVM does not say what it supports.
+    #[error(transparent)]
+    Vm(#[from] VmError),
+    /// The host has less than the baseline.
+    #[error(transparent)]
+    NotBaseline(#[from] NotBaseline),
+}
+
 /// The CPUID table and TSC frequency that all vCPUs of a machine share.
 #[derive(Debug, Clone)]
 pub struct CpuModel {
     entries: Vec<kvm_cpuid_entry2>,
     tsc_khz: u32,
+    kind: CpuKind,
 }
 
 impl CpuModel {
-    /// The model of this host. `tsc_khz` is the guest's TSC frequency, 0 if
+    /// The model on this host. `tsc_khz` is the guest's TSC frequency, 0 if
     /// it is not stable.
     ///
     /// # Errors
-    /// KVM does not say what it supports.
-    pub fn host(kvm: &Kvm, caps: &Caps, tsc_khz: u32) -> Result<Self, VmError> {
+    /// KVM does not say what it supports, or that is less than the baseline.
+    pub fn new(kvm: &Kvm, caps: &Caps, kind: CpuKind, tsc_khz: u32) -> Result<Self, ModelError> {
         let supported = kvm
             .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
             .map_err(refused("say what CPUID it supports"))?;
@@ -59,10 +111,13 @@ impl CpuModel {
             // Topology is ours; leaf 0xB is made anew below.
             .filter(|e| !matches!(e.function, 0xB | 0x1F | TIMING))
             .collect();
-        let highest = entries.iter().find(|e| e.function == 0).map_or(0, |e| e.eax);
         for entry in &mut entries {
             adjust(entry, caps);
         }
+        if kind == CpuKind::Baseline {
+            entries = baseline(&entries)?;
+        }
+        let highest = entries.iter().find(|e| e.function == 0).map_or(0, |e| e.eax);
         if highest >= 0xB {
             entries.extend((0..3).map(|index| kvm_cpuid_entry2 {
                 function: 0xB,
@@ -79,7 +134,13 @@ impl CpuModel {
                 ..Default::default()
             });
         }
-        Ok(Self { entries, tsc_khz })
+        Ok(Self { entries, tsc_khz, kind })
+    }
+
+    /// Which of the models it is.
+    #[must_use]
+    pub fn kind(&self) -> CpuKind {
+        self.kind
     }
 
     /// Frequency of the guest's TSC.

@@ -47,6 +47,7 @@ pub fn config() -> ConfigBlock {
         ],
         cpus: 1,
         tsc_khz: 2_000_000,
+        cpu_model: "host".into(),
         cpuid: Vec::new(),
         machine_state_version: 1,
         machine_state_min_reader: 1,
