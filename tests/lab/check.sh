@@ -10,7 +10,7 @@ run() {
 }
 case $kind in
     short)
-        run boot "$kernel" 2 bzimage
+        run boot "$kernel" 2 bzimage baseline
         run ndma "$kernel"
         run net "$kernel" 1
         ;;

@@ -34,6 +34,7 @@ fn unknown_flags_and_keys_are_named() -> Result<()> {
     fails_with(&["run", "--memory", "12Q"], &["12Q"])?;
     fails_with(&["run", "--memory", "1M"], &["16M"])?;
     fails_with(&["run", "--cpus", "9"], &["9", "1 to 8"])?;
+    fails_with(&["run", "--cpu", "pentium"], &["pentium", "host or baseline"])?;
     fails_with(&["run", "--device", "ndma,scratch"], &["scratch", "key=value"])?;
     let place = Place::new();
     let file = place.path("vm.toml");

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use drogher_control::config::{ConfigError, Partial, check_cpus, parse_memory, parse_unix_address};
 use drogher_machine::device::DeviceSpec;
-use drogher_machine::vcpu::cpuid::{CpuKind, UnknownCpu};
 use drogher_machine::tracking::{ProviderKind, Require, TrackingPageSize, Wish, Wishes};
+use drogher_machine::vcpu::cpuid::{CpuKind, UnknownCpu};
 use drogher_trackers::{parse_rate, parse_size};
 
 /// A minimal KVM VMM whose guests, with devices that do DMA, migrate live between processes.

@@ -13,13 +13,15 @@ fn sizes_have_units_and_bounds() {
 
 #[test]
 fn flags_win_over_the_file_and_devices_add_up() {
-    let file: Partial =
-        toml::from_str("memory = '64M'\ncpus = 2\ndevices = ['ndma']\nplugin-path = ['/a']")
-            .unwrap();
+    let file: Partial = toml::from_str(
+        "memory = '64M'\ncpus = 2\ncpu = 'baseline'\ndevices = ['ndma']\nplugin-path = ['/a']",
+    )
+    .unwrap();
     let flags =
         Partial { memory: Some("32M".into()), devices: vec!["x.so".into()], ..Partial::default() };
     let config = file.overridden_by(flags).complete().unwrap();
     assert_eq!((config.memory_bytes, config.cpus), (32 << 20, 2));
+    assert_eq!(config.cpu.to_string(), "baseline");
     assert_eq!(
         config.devices.iter().map(|d| &d.name_or_path).collect::<Vec<_>>(),
         ["ndma", "x.so"]

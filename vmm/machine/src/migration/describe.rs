@@ -236,7 +236,11 @@ fn other_host(config: &ConfigBlock, trial: &Machine) -> Vec<Blocker> {
             "the CPU that the guest sees is not this host's: CPUID leaves {} differ",
             if differing.is_empty() { "of its own".into() } else { differing.join(", ") }
         );
-        found.push(Blocker::new(BlockerCode::Cpu, reason, "use a host with the same CPU, or run the guest with --cpu baseline"));
+        found.push(Blocker::new(
+            BlockerCode::Cpu,
+            reason,
+            "use a host with the same CPU, or run the guest with --cpu baseline",
+        ));
     }
     found
 }

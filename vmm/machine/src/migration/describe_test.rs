@@ -130,3 +130,11 @@ fn ram_that_cannot_be_here_is_a_blocker_before_it_is_made() {
     let reason = with(&[(0, 3 * gib), (4 * gib, most)]).expect("more than there is");
     assert!(reason.contains("are free here"), "{reason}");
 }
+
+#[test]
+fn a_cpu_model_of_another_release_is_refused() {
+    let config = ConfigBlock { cpu_model: "baseline-v3".into(), ..config() };
+    let found = blockers(&config, &Expectations::default(), &[]);
+    let blocker = found.iter().find(|blocker| blocker.reason.contains("baseline-v3"));
+    assert_eq!(blocker.map(|blocker| blocker.code), Some(BlockerCode::Cpu), "{found:?}");
+}

@@ -9,6 +9,7 @@ use crate::machine::MachineError;
 use crate::memory::MemoryError;
 use crate::record::StateError;
 use crate::tracking::TrackingError;
+use crate::vcpu::cpuid::UnknownCpu;
 use crate::vm::VmError;
 
 /// Why a machine could not do what the engine asked.

@@ -58,7 +58,9 @@ pub struct NotBaseline {
 ///
 /// # Errors
 /// The first leaf that lacks something.
-pub(super) fn baseline(supported: &[kvm_cpuid_entry2]) -> Result<Vec<kvm_cpuid_entry2>, NotBaseline> {
+pub(super) fn baseline(
+    supported: &[kvm_cpuid_entry2],
+) -> Result<Vec<kvm_cpuid_entry2>, NotBaseline> {
     let intel = supported.iter().any(|e| e.function == 0 && e.ebx.to_le_bytes() == *b"Genu");
     supported.iter().filter(|e| e.index == 0).filter_map(|e| leaf(*e, intel).transpose()).collect()
 }

@@ -1,7 +1,7 @@
 //! vCPUs: a thread each, created parked, started with a permit, stopped within a bounded time.
 
-pub mod control;
 pub mod baseline;
+pub mod control;
 pub mod cpuid;
 mod kick;
 pub mod msrs;
