@@ -318,6 +318,7 @@ fn parameters_are_listed_got_and_refused() -> Result<()> {
         (&["set", "--control", socket, "second", "colour=red"], "there are: scratch_kib"),
         (&["set", "--control", socket, "third", "scratch_kib=64"], "00:02.0"),
         (&["set", "--control", socket, "second", "scratch_kib"], "NAME=VALUE"),
+        (&["set", "--control", socket, "second", "rate_mib=fast"], "0..=1048576"),
         (&["get", "--control", socket, "second", "colour"], "there are: scratch_kib"),
     ] {
         let output = params(args)?;
@@ -325,6 +326,33 @@ fn parameters_are_listed_got_and_refused() -> Result<()> {
         ensure!(!output.status.success() && error.contains(word), "{args:?}: {error}");
     }
     source.progress(2)
+}
+
+#[test]
+fn a_parameter_set_while_the_guest_runs_moves_with_the_device() -> Result<()> {
+    if !kvm("a_parameter_set_while_the_guest_runs_moves_with_the_device") {
+        return Ok(());
+    }
+    let place = Place::new();
+    let mut source = place.run("a", LOAD, &SECOND, &[])?;
+    source.progress(1)?;
+    let rate = |vm: &Vm, device: &str| -> Result<String> {
+        let got = output(&["params", "get", "--control", control(vm)?, device, "rate_mib"])?;
+        ensure!(got.status.success(), "{}", text(&got.stderr));
+        Ok(text(&got.stdout))
+    };
+    let slow = ["params", "set", "--control", control(&source)?, "second", "rate_mib=64"];
+    let set = output(&slow)?;
+    ensure!(set.status.success(), "{}", text(&set.stderr));
+    ensure!(rate(&source, "second")? == "64\n" && rate(&source, "00:01.0")? == "0\n");
+    let list = output(&["params", "list", "--control", control(&source)?, "second"])?;
+    ensure!(text(&list.stdout).contains("rate_mib=64 (number 0..=1048576, default 0, settable"));
+    let mut destination = place.receive("b", &[], &[])?;
+    place.migrate(&source, &destination, &["--verify"])?.expect_moved()?;
+    source.expect_exit(0)?;
+    destination.progress(2)?;
+    ensure!(rate(&destination, "second")? == "64\n" && rate(&destination, "00:01.0")? == "0\n");
+    Ok(())
 }
 
 #[test]

@@ -18,7 +18,8 @@ use crate::tracker::Tracker;
 /// What one harvest of an address space found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SpaceHarvest {
-    /// What the report is worth as a whole. Never better than what it holds.
+    /// What the devices' reports are worth from here on: of the worst that may do DMA, or all-mapped
+    /// if a tracker failed. What was written before a narrowing is in `carried`, wide as it was then.
     pub class: Class,
     /// What the trackers reported; a page that two report counts twice.
     pub tracked: HarvestStats,
@@ -53,7 +54,7 @@ pub struct Status {
     pub trackers: Vec<Started>,
     /// Devices that could write anywhere now, as far as trackers know.
     pub n_unlimited: u64,
-    /// What a harvest would be worth now.
+    /// What a harvest would be worth now, if no tracker fails in it; those that did are counted below.
     pub class: Class,
     /// Failures of trackers since the start.
     pub failures: u64,

@@ -47,6 +47,7 @@ impl Ndma {
         let (ways, log) = (Ways::new(params)?, Arc::new(Log::default()));
         let bus = Tracked::new(port, ways.clone(), Arc::clone(&log));
         let shared = Arc::new(Shared::new(params::scratch_pages(params)?));
+        shared.pace(params::bytes_per_s(params)?);
         let worker = Worker::start(Arc::clone(&shared), bus)
             .map_err(|error| Failure::io(format!("Cannot start the ring worker: {error}")))?;
         let session = Session::None;
@@ -207,6 +208,15 @@ impl Device for Ndma {
 
     fn preference(&self) -> Option<Preference> {
         self.ways.preference.clone()
+    }
+
+    fn param_set(&mut self, name: &str, params: &Params) -> Result<(), Failure> {
+        // The only one that may change.
+        if name != params::RATE_MIB {
+            return Err(Failure::unsupported(format!("Parameter {name} cannot be set")));
+        }
+        self.shared.pace(params::bytes_per_s(params)?);
+        Ok(())
     }
 }
 

@@ -25,6 +25,7 @@ pub mod format;
 pub mod load;
 pub mod migrate;
 pub mod ops;
+pub mod pace;
 pub mod params;
 pub mod regs;
 pub mod ring;

@@ -11,6 +11,8 @@ const PAGE_KIB: u64 = (PAGE >> 10) as u64;
 
 /// Size of the scratch memory.
 pub const SCRATCH_KIB: &str = "scratch_kib";
+/// The most that it moves.
+pub const RATE_MIB: &str = "rate_mib";
 const LOG: &str = "log";
 const LOG_MIN_KIB: &str = "log_min_kib";
 const LOG_MAX_KIB: &str = "log_max_kib";
@@ -31,6 +33,13 @@ pub const SPECS: &[ParamSpec] = &[
         "Memory on the device in KiB, a multiple of 4",
     )
     .compat(),
+    ParamSpec::new(
+        RATE_MIB,
+        ParamKind::Number { min: 0, max: 1 << 20 },
+        "0",
+        "Payload that it moves at most, in MiB a second; 0: no limit",
+    )
+    .runtime(),
     ParamSpec::new(LOG, ParamKind::Text, "off", "Its own log of its writes: off, on or shared")
         .compat(),
     ParamSpec::new(LOG_MIN_KIB, TRACKING, "4", "Smallest page of its log in KiB, a power of two")
@@ -179,6 +188,14 @@ fn page(params: &Params, name: &str) -> Result<u64, Failure> {
         return Err(Failure::invalid(text));
     }
     Ok(kib << 10)
+}
+
+/// The rate that the parameters ask for, in bytes a second; 0 for none.
+///
+/// # Errors
+/// None that the checks of values let through.
+pub fn bytes_per_s(params: &Params) -> Result<u64, Failure> {
+    Ok(params.number(RATE_MIB)? << 20)
 }
 
 /// Pages of scratch memory that the parameters ask for.

@@ -8,12 +8,13 @@
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use thiserror::Error;
 
 use crate::bus::Bus;
 use crate::ops::Bounce;
+use crate::pace::Pace;
 use crate::regs::{Registers, VECTOR_DONE, VECTOR_ERROR};
 use crate::ring::{self, Step};
 use crate::scratch::Scratch;
@@ -51,6 +52,8 @@ pub struct Inner {
     pub running: bool,
     /// NDMA was entered.
     pub ndma: bool,
+    /// How fast descriptors may follow each other.
+    pub pace: Pace,
     /// The worker has a descriptor at hand.
     busy: bool,
     /// Someone waits in `while_idle`: take no further descriptor.
@@ -97,6 +100,11 @@ impl Shared {
         value
     }
 
+    /// From the next descriptor on, payload keeps to this rate; 0 for none.
+    pub fn pace(&self, bytes_per_s: u64) {
+        self.with(|inner| inner.pace = Pace::at(bytes_per_s));
+    }
+
     /// Lets the worker finish the descriptor at hand, its interrupt included, then acts before it
     /// can take another. If `act` closes the gate (`running`, `ndma`, ENABLE), there is no access
     /// and no interrupt from then on. Waits at most [`PARK_DEADLINE`].
@@ -122,9 +130,21 @@ impl Shared {
     /// Waits for work and marks the worker busy with it: IOVA of the next descriptor, or `None`
     /// when the worker is to end.
     fn begin(&self) -> Option<u64> {
-        let inner = self.lock();
-        let waited = self.changed.wait_while(inner, |inner| !inner.exit && !inner.may_start());
-        let mut inner = waited.unwrap_or_else(PoisonError::into_inner);
+        let mut inner = self.lock();
+        while !inner.exit {
+            let left = inner.pace.left(Instant::now());
+            inner = match left {
+                _ if !inner.may_start() => {
+                    self.changed.wait(inner).unwrap_or_else(PoisonError::into_inner)
+                }
+                // Idle all the while: whoever wants silence has it.
+                Some(left) => {
+                    let waited = self.changed.wait_timeout(inner, left);
+                    waited.unwrap_or_else(PoisonError::into_inner).0
+                }
+                None => break,
+            };
+        }
         if inner.exit {
             return None;
         }
@@ -141,6 +161,7 @@ impl Shared {
             Step::Idle => (false, VECTOR_DONE),
             Step::Completed { moved, irq } => {
                 inner.regs.complete(moved);
+                inner.pace.moved(moved, Instant::now());
                 (irq, VECTOR_DONE)
             }
             Step::Halted(error) => {

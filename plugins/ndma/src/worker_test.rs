@@ -92,6 +92,30 @@ fn a_worker_that_hangs_is_reported_and_changes_nothing() {
 }
 
 #[test]
+fn between_paced_descriptors_the_worker_is_idle_and_a_new_rate_wakes_it() {
+    let bus = TestBus::new();
+    for index in 0..2 {
+        bus.put(RING + index * 64, &Desc::new(2, 0, 0x9000, 4096).bytes());
+    }
+    let (shared, worker) = engine(&bus);
+    // The second would come in an hour.
+    shared.pace(1);
+    shared.with(|inner| inner.regs.apply(Write::Doorbell));
+    wait(&shared, "the first", |inner| inner.regs.completed == 1 && !inner.busy);
+    let next = shared.while_idle(|inner| inner.regs.next).unwrap();
+    assert_eq!((next, shared.peek(|inner| inner.regs.wants_work())), (1, true));
+    shared.pace(0);
+    wait(&shared, "the second", |inner| inner.regs.completed == 2);
+    shared.pace(1);
+    bus.put(RING + 128, &Desc::new(2, 0, 0x9000, 4096).bytes());
+    bus.put(RING + 192, &Desc::new(2, 0, 0x9000, 4096).bytes());
+    shared.with(|inner| inner.regs.apply(Write::Doorbell));
+    wait(&shared, "the third", |inner| inner.regs.completed == 3 && !inner.busy);
+    drop(worker);
+    assert_eq!(shared.peek(|inner| inner.regs.completed), 3, "it ended in its wait");
+}
+
+#[test]
 fn dropping_the_worker_ends_it() {
     let bus = TestBus::new();
     let (shared, worker) = engine(&bus);

@@ -126,7 +126,7 @@ impl DeviceLog for SoftLog {
         into: &DirtyBitmap,
     ) -> Result<(), LogFailure> {
         if !self.on.load(Ordering::SeqCst) {
-            return Err("a reset has ended it".into());
+            return Err("it does not run: not started, stopped, or ended by a reset".into());
         }
         // Page by page, so that nothing is allocated here.
         for number in range.start.page()..range.end.page() {

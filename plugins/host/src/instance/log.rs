@@ -139,6 +139,8 @@ impl PluginLog {
         if control.log.is_some() {
             return Err(LogError::Started { instance: self.name() });
         }
+        // Of whole pages as asked for, and as the log has them.
+        self.check(ranges, wish)?;
         let wish = wish.clamp(self.caps.min_page_size, self.caps.max_page_size);
         self.check(ranges, wish)?;
         let entry = |range: &Range<Gpa>| abi::GpaRange {

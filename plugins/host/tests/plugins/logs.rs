@@ -182,6 +182,9 @@ fn wrong_starts_are_refused_with_words() {
             let error = log.start(&gpas(ranges), K4).expect_err(expected);
             assert!(words(&*error).contains(expected), "{}", words(&*error));
         }
+        // The log has no pages as large, but that is how it was asked.
+        let error = log.start(&gpas(&[0..0x10000]), TrackingPageSize::M2).expect_err("misaligned");
+        assert!(words(&*error).contains("whole tracking pages"), "{}", words(&*error));
         // Grown to the smallest page that it has, the range is none.
         assert_eq!(log.start(&gpas(&[0..PAGE]), K4).expect("a page"), K4);
         let twice = log.start(&gpas(&[0..PAGE]), K4).expect_err("twice");

@@ -4,11 +4,14 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use drogher_iommu::{Memory, Oa};
+use drogher_iommu_types::{DirtyBitmap, Gpa};
 use drogher_ndma::{descriptor, regs};
 use drogher_plugin_host::State;
+use drogher_tracking::Wish;
 
 use super::testing::{PATIENCE, RAM, Rig, wait};
 use super::{DeviceSet, DeviceSpec};
+use crate::tracking::{TrackingControl, Wishes};
 
 const RING: u64 = 0x1000;
 const ENTRIES: u64 = 256;
@@ -28,15 +31,25 @@ fn spec() -> DeviceSpec {
 
 /// A running device with its ring set up and enabled.
 fn running() -> Rig {
-    let rig = Rig::with(|domain, wiring| DeviceSet::new(&[spec()], &dirs(), domain, wiring));
+    running_as(&spec())
+}
+
+fn running_as(spec: &DeviceSpec) -> Rig {
+    let specs = std::slice::from_ref(spec);
+    let rig = Rig::with(|domain, wiring| DeviceSet::new(specs, &dirs(), domain, wiring));
     let rig = rig.expect("the plugin is built with this test");
     rig.run();
+    set_up(&rig);
+    rig
+}
+
+/// As a driver does.
+fn set_up(rig: &Rig) {
     rig.drive(1);
     let bar = rig.bar(1, 0);
     rig.write32(bar + regs::RING_ENTRIES, ENTRIES as u32);
     rig.write32(bar + regs::RING_BASE, RING as u32);
     rig.write32(bar + regs::CONTROL, regs::CONTROL_ENABLE | regs::CONTROL_IRQ_ENABLE);
-    rig
 }
 
 /// Puts a copy of `len` bytes into the ring.
@@ -247,4 +260,43 @@ fn a_wrong_device_is_refused_by_name() {
     assert!(make(DeviceSpec::new("/proc/self/exe")).contains("/proc/self/exe"));
     let unknown = make(DeviceSpec::new("ndma").with("colour", "blue"));
     assert!(unknown.contains("colour"), "{unknown}");
+}
+
+/// Offset of the advanced-features control register.
+const AF_CONTROL: u32 = 0x50;
+
+#[test]
+fn a_log_that_a_reset_by_the_guest_has_ended_is_exact_again() {
+    for way in ["on", "shared"] {
+        let rig = running_as(&spec().with("log", way));
+        let control = TrackingControl::default();
+        let wishes = Wishes { tracker: Some(Wish::Device), ..Wishes::default() };
+        control.prepare(&rig.set, &rig.spaces, &wishes).expect("a plan");
+        control.start().expect("it starts");
+        let harvest = || {
+            let found = DirtyBitmap::new(Gpa(0)..Gpa(RAM)).expect("aligned");
+            control.harvest(&(Gpa(0)..Gpa(RAM)), &found).expect("harvested");
+            found.runs().flat_map(|run| run.start.page()..run.end.page()).collect::<Vec<_>>()
+        };
+        let work = |index| {
+            copy(&rig, index, SRC, DST, 8);
+            ring(&rig);
+            wait("the copy", || done(&rig, index));
+            // Past the copy's last step: its interrupt.
+            wait("the interrupt", || !rig.wiring.interrupts().is_empty());
+            harvest()
+        };
+        let exact = [RING >> 12, DST >> 12];
+        assert_eq!(work(0), exact, "log={way}");
+        let bars = [0, 4].map(|bar| (0x10 + 4 * bar, rig.bar(1, bar)));
+        rig.config_write(1, AF_CONTROL, 1);
+        for (register, base) in bars {
+            rig.config_write(1, register, base as u32);
+        }
+        set_up(&rig);
+        let all = (RAM >> 12) as usize;
+        assert_eq!((work(0).len(), work(1).len()), (all, all), "log={way}: twice everything");
+        assert_eq!(work(2), exact, "log={way}");
+        control.stop(&rig.set).expect("it stops");
+    }
 }
