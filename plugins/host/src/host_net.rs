@@ -39,6 +39,13 @@ fn port(context: &Context, port: u32) -> Result<(), i32> {
     if there { Ok(()) } else { Err(abi::DROGHER_ERR_NOENT) }
 }
 
+/// Whether all of these ports are there.
+fn all_ports(context: &Context, ports: u64) -> Result<(), i32> {
+    let count = context.ports.load(Ordering::SeqCst);
+    let others = ports.checked_shr(count).unwrap_or_default();
+    if others == 0 { Ok(()) } else { Err(abi::DROGHER_ERR_NOENT) }
+}
+
 fn status(result: Result<i32, i32>) -> i32 {
     result.unwrap_or_else(|status| status)
 }
@@ -124,6 +131,9 @@ unsafe extern "C" fn wait(
         Ok(found) => found,
         Err(status) => return status,
     };
+    if let Err(status) = all_ports(context, ports) {
+        return status;
+    }
     let time_out = Duration::from_millis(timeout_ms.min(abi::DROGHER_NET_WAIT_MAX_MS).into());
     let Some(wires) = wires else {
         // No wire, no wake: not too long.
@@ -151,3 +161,7 @@ unsafe extern "C" fn wake(ctx: *mut abi::HostCtx) -> i32 {
         Err(status) => status,
     }
 }
+
+#[cfg(test)]
+#[path = "host_net_test.rs"]
+mod tests;

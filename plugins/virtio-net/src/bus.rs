@@ -1,7 +1,7 @@
 //! What the device needs from the world: memory by IOVA, interrupts, and frames.
 
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -45,13 +45,15 @@ pub trait Bus: Send + Sync + 'static {
 pub struct HostBus {
     host: Host,
     log: Option<Arc<PageLog>>,
+    /// Room for the longest frame.
+    room: Mutex<Vec<u8>>,
 }
 
 impl HostBus {
     /// Writes are marked in `log`.
     #[must_use]
     pub fn new(host: Host, log: Option<Arc<PageLog>>) -> Self {
-        Self { host, log }
+        Self { host, log, room: Mutex::new(vec![0; FRAME_MAX]) }
     }
 }
 
@@ -79,10 +81,10 @@ impl Bus for HostBus {
     }
 
     fn receive(&self) -> Option<Vec<u8>> {
-        let mut frame = vec![0; FRAME_MAX];
-        let len = self.host.net_receive(0, &mut frame).ok().flatten()?;
-        frame.truncate(len);
-        Some(frame)
+        let mut room = self.room.lock().unwrap_or_else(PoisonError::into_inner);
+        let len = self.host.net_receive(0, &mut room).ok().flatten()?;
+        // No more than it needs: hundreds may be in the device's hands.
+        room.get(..len).map(<[u8]>::to_vec)
     }
 
     fn wait(&self) {

@@ -76,12 +76,12 @@ pub fn receive(
     frame: &[u8],
 ) -> Result<Option<Step>, Broken> {
     let need = (HEADER_BYTES + frame.len()) as u64;
-    let (mut chains, mut room) = (Vec::new(), 0);
+    let (mut chains, mut room, mut descriptors) = (Vec::<Chain>::new(), 0, 0);
     while room < need {
         let seen = chains.len() as u16;
         if queue.waiting(bus)? <= seen {
-            // A ring that is full of buffers has not more to give.
-            if seen == queue.size {
+            // A ring that is full of buffers, of one descriptor or of several, has not more to give.
+            if descriptors >= usize::from(queue.size) {
                 return Ok(Some(Step::Idle));
             }
             if !queue.ask(bus, seen, options.event_idx)? {
@@ -90,6 +90,7 @@ pub fn receive(
         }
         let chain = queue.look(bus, seen, true)?;
         room += chain.len();
+        descriptors += chain.segments.len();
         chains.push(chain);
         if !options.merge {
             break;

@@ -95,3 +95,15 @@ fn a_frame_that_never_fits_is_dropped() {
     bus.put_u16(AVAIL + 2, 9);
     assert!(receive(&bus, &mut queue, MERGE, &[7; 60]).is_err());
 }
+
+/// Or it would stand in the way of all others for ever.
+#[test]
+fn nor_does_it_wait_where_one_chain_has_all_descriptors() {
+    let (bus, mut queue) = (Plain::new(), queue(2));
+    bus.desc(0, DATA, 40, NEXT | WRITE, 1);
+    bus.desc(1, DATA + 40, 40, WRITE, 0);
+    bus.offer(&queue, 0, 0);
+    assert_eq!(receive(&bus, &mut queue, MERGE, &[7; 100]), Ok(Some(Step::Idle)));
+    assert_eq!(receive(&bus, &mut queue, MERGE, &[8; 60]), Ok(Some(Step::Done { irq: true })));
+    assert_eq!(bus.used(&queue, 0), (0, 72));
+}

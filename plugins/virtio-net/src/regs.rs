@@ -264,7 +264,7 @@ impl Registers {
             self.reset();
             return None;
         }
-        let mut status = status | self.status & NEEDS_RESET;
+        let mut status = status | self.status;
         if status & FEATURES_OK != 0 && self.status & FEATURES_OK == 0 {
             let version_1 = self.driver_features & 1 << VIRTIO_F_VERSION_1 != 0;
             if self.driver_features & !FEATURES != 0 || !version_1 {

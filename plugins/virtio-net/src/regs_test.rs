@@ -78,6 +78,9 @@ fn features_are_agreed_on_or_not() {
     drive(&mut regs, 1 << 32);
     regs.write(0xc, &0_u32.to_le_bytes());
     assert_eq!(regs.driver_features, 1 << 32, "agreed is agreed");
+    regs.write(0x14, &[3]);
+    regs.write(0xc, &0_u32.to_le_bytes());
+    assert_eq!(regs.driver_features, 1 << 32, "and cannot be taken back but by a reset");
 }
 
 #[test]
@@ -92,7 +95,7 @@ fn a_queue_that_cannot_be_breaks_the_device() {
     assert_eq!((get(&mut regs, 0x15, 1), get(&mut regs, 0x1000, 1)), (1, 2));
     assert_eq!(get(&mut regs, 0x1000, 1), 0, "reading clears");
     regs.write(0x14, &[DRIVER_OK]);
-    assert_ne!(regs.status & NEEDS_RESET, 0, "not the driver's to clear");
+    assert_eq!(regs.status, 7 | FEATURES_OK | NEEDS_RESET, "not the driver's to clear");
     regs.write(0x14, &[0]);
     assert_eq!(regs.status, 0);
 }

@@ -5,6 +5,7 @@
 //! closed, so that a peer that serves one connection at a time turns to the next.
 
 use std::io::Read;
+use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,8 +20,9 @@ use crate::{FRAME_MAX, Inbox, Wire, WireError};
 
 /// Between two tries to connect anew, and between two looks for what waits to be sent.
 const PAUSE: Duration = Duration::from_millis(20);
-/// How long the rest of a frame may take when the wire is deactivated.
-const LAST_WORDS: Duration = Duration::from_millis(100);
+/// How long the rest of a frame may take when the wire is deactivated: it may be in the guest's blackout,
+/// and a peer that does not read must not make that long.
+const LAST_WORDS: Duration = Duration::from_millis(20);
 
 /// A length that no frame has: the other end speaks something else.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,8 +80,10 @@ impl Link {
                 Ok(sent) => drop(self.rest.drain(..sent)),
                 Err(rustix::io::Errno::INTR) => {}
                 Err(rustix::io::Errno::AGAIN) => return false,
-                // The reader sees it too, and connects anew.
+                // Shut down so that the reader sees it too, and connects anew: a peer may have ended
+                // only what this end sends.
                 Err(_) => {
+                    let _ = stream.shutdown(Shutdown::Both);
                     self.rest.clear();
                     return false;
                 }
@@ -152,11 +156,14 @@ impl Wire for UnixWire {
             .spawn(move || serve(&shared, &inbox))
             .inspect_err(|error| tracing::error!(%error, "no thread for a wire: it stays down"));
         *reader = started.ok();
+        if reader.is_none() {
+            self.shared.stop.store(true, Ordering::SeqCst);
+        }
     }
 
     fn deactivate(&self) {
         let mut reader = self.reader.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(thread) = reader.take() else { return };
+        let thread = reader.take();
         let begin = Instant::now();
         while !self.shared.link().flush() && begin.elapsed() < LAST_WORDS {
             if self.shared.link().rest.is_empty() {
@@ -165,13 +172,16 @@ impl Wire for UnixWire {
             std::thread::sleep(Duration::from_millis(1));
         }
         self.shared.stop.store(true, Ordering::SeqCst);
+        // Also one that was prepared only: somebody else may want it.
         let link = std::mem::take(&mut *self.shared.link());
         if let Some(stream) = link.stream {
             // Ends the thread's wait at once: this may be in the guest's blackout.
-            let _ = stream.shutdown(std::net::Shutdown::Both);
+            let _ = stream.shutdown(Shutdown::Both);
         }
-        thread.thread().unpark();
-        let _ = thread.join();
+        if let Some(thread) = thread {
+            thread.thread().unpark();
+            let _ = thread.join();
+        }
     }
 
     fn send(&self, frame: &[u8]) -> bool {
@@ -185,29 +195,49 @@ impl Wire for UnixWire {
     }
 }
 
-/// Reads as long as the wire is active, and connects anew whenever the other end goes away.
+fn reason(error: &WireError) -> String {
+    let source = std::error::Error::source(error).map(|source| format!(": {source}"));
+    format!("{error}{}", source.unwrap_or_default())
+}
+
+/// Reads as long as the wire is active, and connects anew whenever the other end goes away. A peer that
+/// takes connections only to end them, or talks rubbish, gets one in each pause, and one line of log
+/// until a frame comes.
 fn serve(shared: &Shared, inbox: &Inbox) {
     let mut told = false;
     while !shared.stop.load(Ordering::SeqCst) {
         let stream = shared.link().stream.as_ref().and_then(|stream| stream.try_clone().ok());
-        if let Some(stream) = stream {
-            told = false;
-            read_all(shared, inbox, stream);
-            // Unless it is another one already.
-            *shared.link() = Link::default();
-        } else if let Err(error) = shared.connect() {
-            if !std::mem::replace(&mut told, true) {
-                let path = shared.path.display().to_string();
-                tracing::warn!(path, error = &error as &dyn std::error::Error, "wire is down");
+        let served = match stream {
+            Some(stream) => {
+                let served = read_all(shared, inbox, stream, &mut told);
+                *shared.link() = Link::default();
+                served.map_err(|TooLong(len)| format!("no frame has {len} bytes"))
             }
+            None => match shared.connect() {
+                Ok(()) => continue,
+                Err(error) => Err(reason(&error)),
+            },
+        };
+        if let Err(why) = served
+            && !std::mem::replace(&mut told, true)
+        {
+            let path = shared.path.display().to_string();
+            tracing::warn!(path, why, "wire is down; connecting anew");
+        }
+        if !shared.stop.load(Ordering::SeqCst) {
             std::thread::park_timeout(PAUSE);
         }
     }
     *shared.link() = Link::default();
 }
 
-/// Reads until the end of the connection, or of the wire's being active.
-fn read_all(shared: &Shared, inbox: &Inbox, mut stream: UnixStream) {
+/// Reads until the end of the connection, or of the wire's being active; a frame clears `told`.
+fn read_all(
+    shared: &Shared,
+    inbox: &Inbox,
+    mut stream: UnixStream,
+    told: &mut bool,
+) -> Result<(), TooLong> {
     let (mut frames, mut buffer) = (FrameReader::default(), vec![0; 64 << 10]);
     while !shared.stop.load(Ordering::SeqCst) {
         let wish =
@@ -217,25 +247,17 @@ fn read_all(shared: &Shared, inbox: &Inbox, mut stream: UnixStream) {
         // A poll that fails is one that found nothing.
         let _ = poll(&mut fds, Some(&pause));
         match stream.read(&mut buffer) {
-            Ok(0) => return,
-            Ok(len) => {
-                let bytes = buffer.get(..len).unwrap_or_default();
-                // A short one counts as dropped, like one without room.
-                let fed = frames.feed(bytes, |frame| {
-                    inbox.push(frame);
-                });
-                if let Err(TooLong(len)) = fed {
-                    let path = shared.path.display().to_string();
-                    tracing::warn!(path, len, "no frame has this length; connecting anew");
-                    std::thread::park_timeout(PAUSE);
-                    return;
-                }
-            }
+            Ok(0) => break,
+            // A short frame counts as dropped, like one without room.
+            Ok(len) => frames.feed(buffer.get(..len).unwrap_or_default(), |frame| {
+                *told &= !inbox.push(frame);
+            })?,
             Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
             Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-            Err(_) => return,
+            Err(_) => break,
         }
     }
+    Ok(())
 }
 
 #[cfg(test)]

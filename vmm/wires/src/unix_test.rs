@@ -128,6 +128,68 @@ fn a_peer_that_goes_away_or_talks_rubbish_is_connected_to_anew() {
     assert_eq!(wait(&ports), [5; 100]);
 }
 
+/// A peer that serves others meanwhile, or whose guest is not to be had, may do this for hours.
+#[test]
+fn a_peer_that_ends_every_connection_is_not_asked_without_a_pause() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("wire");
+    let listener = UnixListener::bind(&path).unwrap();
+    let ports = ports(&path);
+    ports.activate();
+    let begin = Instant::now();
+    for _ in 0..10 {
+        drop(accept(&listener));
+    }
+    assert!(begin.elapsed() > Duration::from_millis(100), "one every 20 ms, not more");
+}
+
+#[test]
+fn a_peer_that_takes_nothing_more_is_connected_to_anew() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("wire");
+    let listener = UnixListener::bind(&path).unwrap();
+    let ports = ports(&path);
+    ports.activate();
+    let half = accept(&listener);
+    half.shutdown(std::net::Shutdown::Read).unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let begin = Instant::now();
+    let mut peer = loop {
+        ports.send(0, &[1; 60]);
+        if let Ok((peer, _)) = listener.accept() {
+            break peer;
+        }
+        assert!(begin.elapsed() < PATIENCE, "it stays with the half connection");
+        std::thread::sleep(Duration::from_millis(5));
+    };
+    peer.set_nonblocking(false).unwrap();
+    peer.set_read_timeout(Some(PATIENCE)).unwrap();
+    let sent = ports.counts()[0].sent;
+    while ports.counts()[0].sent == sent {
+        assert!(begin.elapsed() < PATIENCE, "not connected");
+        ports.send(0, &[1; 60]);
+    }
+    assert_eq!(next(&mut peer), [1; 60]);
+}
+
+/// So also where no thread could be had for it.
+#[test]
+fn a_wire_that_was_only_prepared_is_given_back_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("wire");
+    let listener = UnixListener::bind(&path).unwrap();
+    let ports = ports(&path);
+    let mut peer = accept(&listener);
+    ports.deactivate();
+    assert_eq!(peer.read(&mut [0]).unwrap(), 0, "the end");
+    ports.activate();
+    let mut peer = accept(&listener);
+    let mut stream = Vec::new();
+    put_frame(&mut stream, &[5; 100]);
+    peer.write_all(&stream).unwrap();
+    assert_eq!(wait(&ports), [5; 100]);
+}
+
 /// Frames that the socket has no room for are dropped whole: the peer never sees half a frame.
 #[test]
 fn a_peer_that_does_not_read_costs_frames_not_time() {

@@ -141,9 +141,9 @@ impl DeviceSet {
         let _ = bus.insert(0, Arc::clone(&bridge) as Arc<dyn Function>);
         let mut window = BarWindow::new(MMIO_WINDOW);
         let mut devices: Vec<Arc<PciDevice>> = Vec::with_capacity(count);
+        let around = Around { spaces, wiring, peers: &peers, map: &map, new_captures };
         for (slot, made) in (1..).zip(makers) {
-            let device =
-                build(slot, made, spaces, wiring, &peers, &map, &mut window, new_captures)?;
+            let device = build(slot, made, &around, &mut window)?;
             let named =
                 |other: &&Arc<PciDevice>| device.name().is_some() && other.name() == device.name();
             if let (Some(name), Some(other)) = (device.name(), devices.iter().find(named)) {
@@ -262,17 +262,23 @@ impl Drop for DeviceSet {
     }
 }
 
-#[expect(clippy::too_many_arguments, reason = "what a device is made of")]
+/// What is around a device when it is made.
+struct Around<'a> {
+    spaces: &'a Spaces,
+    wiring: &'a Arc<dyn Wiring>,
+    peers: &'a Arc<Peers>,
+    map: &'a Arc<MmioMap>,
+    /// A capture file that is not there is made.
+    new_captures: bool,
+}
+
 fn build(
     slot: u8,
     (keys, make): Made<'_>,
-    spaces: &Spaces,
-    wiring: &Arc<dyn Wiring>,
-    peers: &Arc<Peers>,
-    map: &Arc<MmioMap>,
+    around: &Around<'_>,
     window: &mut BarWindow,
-    new_captures: bool,
 ) -> Result<Arc<PciDevice>, DeviceError> {
+    let Around { spaces, wiring, peers, map, new_captures } = *around;
     let rid = Rid(u16::from(slot) << 3);
     let space = spaces.of(&keys, rid);
     let space = space

@@ -150,7 +150,7 @@ fn available_bytes() -> Option<u64> {
 
 /// What is otherwise than the user of this side expects.
 fn unexpected(config: &ConfigBlock, expected: &Expectations) -> Vec<Blocker> {
-    let mut found = Vec::new();
+    let mut found = strange_paths(config, expected);
     let mut say = |code, reason: String| {
         let hint = "start both sides with the same settings";
         found.push(Blocker::new(code, reason, hint));
@@ -163,11 +163,6 @@ fn unexpected(config: &ConfigBlock, expected: &Expectations) -> Vec<Blocker> {
     if let Some(ours) = expected.cpus.filter(|&ours| u32::from(ours) != config.cpus) {
         say(BlockerCode::Cpu, format!("the guest has {} vCPUs, not {ours}", config.cpus));
     }
-    found.extend(strange_paths(config, expected));
-    let mut say = |code, reason: String| {
-        let hint = "start both sides with the same settings";
-        found.push(Blocker::new(code, reason, hint));
-    };
     let Some(devices) = &expected.devices else { return found };
     if devices.len() != config.devices.len() {
         let (theirs, ours) = (config.devices.len(), devices.len());
