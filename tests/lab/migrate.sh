@@ -19,7 +19,7 @@ for hop in $(seq 1 "$hops"); do
     drogher receive --listen unix:/tmp/$hop.move --device ndma $net --control /tmp/$hop.sock --console $console 2>/tmp/$hop.log &
     next=$!
     await_socket $next /tmp/$hop.move
-    timeout 300 drogher migrate --control /tmp/$from.sock --to unix:/tmp/$hop.move --downtime-ms 300 --verify --json >/tmp/$hop.json 2>&1 ||
+    timeout 300 drogher migrate --control /tmp/$from.sock --to unix:/tmp/$hop.move --downtime-ms 300 --timeout-strategy ignore --verify --json >/tmp/$hop.json 2>&1 ||
         { sed -n '/differing/p; /outcome/p' /tmp/$hop.json | cut -c1-300; sleep 2; cat /tmp/$from.log /tmp/$hop.log; tail $console; die "hop $hop"; }
     wait $pid || { cat /tmp/$from.log; die "the source of hop $hop ended with $?"; }
     pid=$next
