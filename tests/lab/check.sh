@@ -10,12 +10,13 @@ run() {
 }
 case $kind in
     short)
-        run boot "$kernel" 2 bzimage baseline
+        run boot "$kernel" 2 bzimage
         run ndma "$kernel"
         run net "$kernel" 1
         ;;
     long)
         for cpus in 1 2 8; do run boot "$kernel" $cpus; done
+        run boot "$kernel" 2 elf baseline
         run ndma "$kernel"
         run power "$kernel"
         run net "$kernel" 3

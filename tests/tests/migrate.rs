@@ -43,10 +43,10 @@ fn several_vcpus_move() -> Result<()> {
     if !kvm("several_vcpus_move") {
         return Ok(());
     }
-    for (cpus, cpu) in [("2", "baseline"), ("4", "host")] {
+    for cpus in ["2", "4"] {
         let place = Place::new();
         let load = format!("{LOAD} vcpus={cpus}");
-        let mut source = place.run("a", &load, &["--cpus", cpus, "--cpu", cpu], &[])?;
+        let mut source = place.run("a", &load, &["--cpus", cpus], &[])?;
         source.progress(3)?;
         let mut destination = place.receive("b", &[], &[])?;
         let report = place.migrate(&source, &destination, &["--verify"])?.expect_moved()?;
