@@ -1,7 +1,9 @@
-# Boot and move side by side with QEMU, in one run: KERNEL. Needs qemu-system-x86_64 in the lab.
+# Boot and move side by side with QEMU, in one run: KERNEL [CPUS of the guests that move]. Needs QEMU in the lab: scripts/lab run
+# --add /usr/bin/qemu-system-x86_64 --add /usr/share/qemu:/usr/share/qemu --add /usr/share/seabios:/usr/share/seabios
 . tests/lib.sh
-kernel=$1
+kernel=$1 cpus=${2:-2}
 args="$ARGS job=boot"
+firmware="-L /usr/share/qemu -L /usr/share/seabios"
 centis() { cut -d' ' -f1 /proc/uptime | tr -d .; }
 median() { sort -n | sed -n 3p; }
 ours() {
@@ -9,9 +11,11 @@ ours() {
         </dev/null >/dev/null 2>&1
 }
 theirs() {
-    qemu-system-x86_64 -M microvm,rtc=on -accel kvm -cpu host -m 256 -nodefaults -no-user-config -display none \
+    # shellcheck disable=SC2086
+    qemu-system-x86_64 $firmware -M microvm,rtc=on -accel kvm -cpu host -m 256 -nodefaults -no-user-config -display none \
         -no-reboot -serial stdio -kernel "guest/$kernel" -initrd "guest/$kernel.cpio" -append "$args" \
-        </dev/null >/dev/null 2>&1
+        </dev/null >/tmp/theirs.console 2>&1
+    grep -q '^boot: up' /tmp/theirs.console || { cat /tmp/theirs.console; die "QEMU did not boot it"; }
 }
 rm -f /tmp/ours /tmp/theirs
 for round in 1 2 3 4 5; do
@@ -40,7 +44,7 @@ load="$ARGS job=load"
 for side in a b; do
     [ $side = a ] && port=5001 incoming= || { port=5002 incoming="-incoming tcp:127.0.0.1:5003"; }
     # shellcheck disable=SC2086
-    qemu-system-x86_64 -M q35 -accel kvm -cpu host -smp 2 -m 256 -nodefaults -no-user-config -display none \
+    qemu-system-x86_64 $firmware -M q35 -accel kvm -cpu host -smp "$cpus" -m 256 -nodefaults -no-user-config -display none \
         -serial file:/tmp/q$side -monitor tcp:127.0.0.1:$port,server=on,wait=off $incoming \
         -kernel "guest/$kernel" -initrd "guest/$kernel.cpio" -append "$load pci=lastbus=0" &
 done
@@ -55,7 +59,7 @@ done
 their_total=$(sed -n 's/^total time: \([0-9]*\).*/\1/p' /tmp/info) their_down=$(sed -n 's/^downtime: \([0-9]*\).*/\1/p' /tmp/info)
 monitor quit 5001 >/dev/null
 monitor quit 5002 >/dev/null
-drogher run --kernel "guest/$kernel" --initrd "guest/$kernel.cpio" --cpus 2 --memory 256M --control /tmp/a.sock \
+drogher run --kernel "guest/$kernel" --initrd "guest/$kernel.cpio" --cpus "$cpus" --memory 256M --control /tmp/a.sock \
     --console /tmp/ca --cmdline "$load" 2>/dev/null &
 await /tmp/ca '^beat 2' 240
 drogher receive --listen unix:/tmp/b.move --control /tmp/b.sock --console /tmp/cb 2>/dev/null &

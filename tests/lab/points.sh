@@ -13,6 +13,11 @@ for point in $(seq "$first" $((first + count - 1))); do
         --control /tmp/a.sock --console /tmp/console --cmdline "$ARGS job=boot" 2>/tmp/a.log &
     source=$!
     await_socket $source /tmp/a.sock
+    # The socket is there before the guest is.
+    until drogher status --control /tmp/a.sock 2>/dev/null | grep -q '^guest *running'; do
+        kill -0 $source 2>/dev/null || break
+        usleep 5000
+    done
     usleep $((at * 1000))
     # It may have ended by itself, at the last of the points.
     drogher pause --control /tmp/a.sock 2>/tmp/pause || { grep -q 'boot:' /tmp/console && continue; cat /tmp/pause; die "pause at $at ms"; }

@@ -118,14 +118,35 @@ fn read_clock<E>(
 }
 
 pub(crate) fn load(vm: &VmFd, caps: &Caps, state: &ClockState) -> Result<Passage, StateError> {
-    vm.set_clock(&to_set(state, caps.clock_flags, host_time()))
-        .map_err(|e| StateError::errno("set the clock", e))?;
-    let now = save(vm)?;
+    let set = || {
+        vm.set_clock(&to_set(state, caps.clock_flags, host_time()))
+            .map_err(|e| StateError::errno("set the clock", e))?;
+        save(vm)
+    };
+    let now = until_close(state, set)?;
     Ok(Passage {
         same_boot: state.boot_id == now.boot_id && now.boot_id != [0; 16],
         guest_ns: (state.data.clock, now.data.clock),
         host_tsc: (state.data.host_tsc, now.data.host_tsc),
     })
+}
+
+/// Sets the clock, and once more if there was a pause in it: then it runs behind real time, and behind the
+/// TSC.
+fn until_close<E>(
+    saved: &ClockState,
+    mut set: impl FnMut() -> Result<ClockState, E>,
+) -> Result<ClockState, E> {
+    let mut now = set()?;
+    for _ in 1..TRIES {
+        let guest = now.data.clock.saturating_sub(saved.data.clock);
+        let real = now.data.realtime.saturating_sub(saved.data.realtime);
+        if guest.abs_diff(real) <= CLOSE_NS {
+            break;
+        }
+        now = set()?;
+    }
+    Ok(now)
 }
 
 /// The guest's clock runs on through the move: KVM adds what real time has passed since the save,

@@ -96,3 +96,24 @@ fn the_clock_is_read_again_after_a_pause() {
     let data = read_clock(get, late, || 0).unwrap();
     assert_eq!((data.realtime, data.host_tsc, reads), (5, 6, 1));
 }
+
+#[test]
+fn the_clock_is_set_again_after_a_pause() {
+    let at = |clock, realtime| ClockState {
+        data: kvm_clock_data { clock, realtime, ..Default::default() },
+        boot_id: [0; 16],
+    };
+    let saved = at(1_000_000, 50_000_000);
+    // What there is after each try: 2 ms behind, then close.
+    let mut tries = [at(1_500_000, 52_500_000), at(4_500_000, 53_510_000)].into_iter();
+    let now = until_close(&saved, || Ok::<_, ()>(tries.next().expect("two tries"))).unwrap();
+    assert_eq!(now, at(4_500_000, 53_510_000));
+    // It never is: that ends too.
+    let mut count = 0;
+    let never = || {
+        count += 1;
+        Ok::<_, ()>(at(1_000_000, 60_000_000))
+    };
+    until_close(&saved, never).unwrap();
+    assert_eq!(count, TRIES);
+}
