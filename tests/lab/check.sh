@@ -10,7 +10,7 @@ run() {
 }
 case $kind in
     short)
-        run boot "$kernel" 2 bzimage
+        run boot "$kernel" 1 bzimage
         run ndma "$kernel"
         run net "$kernel" 1
         ;;
@@ -20,9 +20,10 @@ case $kind in
         run ndma "$kernel"
         run power "$kernel"
         run net "$kernel" 3
-        run migrate "$kernel" 1 3
-        run migrate "$kernel" 4 3
-        run points "$kernel" 1 5
+        # With one vCPU: the emulated processor loses guests that have more, within a minute or two, be it
+        # ours or QEMU's.
+        run migrate "$kernel" 1 20
+        run points "$kernel" 1 50
         ;;
     *) echo "short or long, not $kind"; exit 2 ;;
 esac
