@@ -3,6 +3,8 @@
 . tests/lib.sh
 kernel=$1 cpus=${2:-2}
 args="$ARGS job=boot"
+# As on a host that is to run guests: QEMU's memory is private and gets large pages anyway.
+echo advise >/sys/kernel/mm/transparent_hugepage/shmem_enabled
 firmware="-L /usr/share/qemu -L /usr/share/seabios"
 centis() { cut -d' ' -f1 /proc/uptime | tr -d .; }
 median() { sort -n | sed -n 3p; }

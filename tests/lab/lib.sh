@@ -10,12 +10,13 @@ EXPECTED='Unstable clock detected|If you want to keep using the local clock|trac
 
 die() { echo "FAILED: $*"; exit 1; }
 
-# Waits until a line that matches $2 is in file $1, at most $3 seconds.
+# Waits until a line that matches $2 is in file $1, at most $3 seconds, and not without process $pid.
 await() {
     local left=$(($3 * 5))
     until grep -qE "$2" "$1" 2>/dev/null; do
         left=$((left - 1))
-        [ $left -gt 0 ] || { tail -n 20 "$1"; die "no \"$2\" in $1 within $3 s"; }
+        [ $left -gt 0 ] || { tail -n 20 "$1"; tail -n 5 /tmp/*.log; die "no \"$2\" in $1 within $3 s, or its process is gone"; }
+        kill -0 "${pid:-$$}" 2>/dev/null || [ $left -lt 5 ] || left=5
         usleep 200000
     done
 }

@@ -11,9 +11,9 @@ const ONE_ECX: u32 = 1 | 1 << 9 | 1 << 13 | 1 << 19 | 1 << 20 | 1 << 23;
 /// Leaf 1, ECX, that are there if KVM offers them, which `adjust` has said: x2APIC, the TSC deadline timer,
 /// and that there is a hypervisor.
 const ONE_ECX_HOST: u32 = 1 << 21 | 1 << 24 | 1 << 31;
-/// Leaf 1, EDX: x87, VME, debugging extensions, PSE, TSC, MSRs, PAE, CMPXCHG8B, APIC, SYSENTER, MTRRs, PGE,
+/// Leaf 1, EDX: x87, debugging extensions, PSE, TSC, MSRs, PAE, CMPXCHG8B, APIC, SYSENTER, MTRRs, PGE,
 /// CMOV, PAT, PSE-36, CLFLUSH, MMX, FXSR, SSE, SSE2.
-const ONE_EDX: u32 = 0x078B_BB7F;
+const ONE_EDX: u32 = 0x078B_BB7D;
 /// Leaf 1, EDX, if KVM offers them: machine checks.
 const ONE_EDX_HOST: u32 = 1 << 7 | 1 << 14;
 /// Leaf 0x8000_0001, ECX: LAHF in 64-bit mode.
@@ -21,7 +21,7 @@ const EXTENDED_ECX: u32 = 1;
 /// Leaf 0x8000_0001, EDX: SYSCALL, no-execute, long mode.
 const EXTENDED_EDX: u32 = 1 << 11 | 1 << 20 | 1 << 29;
 /// The same, where AMD repeats leaf 1.
-const AMD_REPEATS: u32 = 0x0183_F3FF & !ONE_EDX_HOST;
+const AMD_REPEATS: u32 = 0x0183_F3FF & ONE_EDX;
 /// Leaf 0x4000_0001, EAX: clock, I/O delays, second clock, and that it is stable.
 const KVM_EAX: u32 = 1 | 1 << 1 | 1 << 3 | 1 << 24;
 /// Leaf 6, EAX: the APIC timer does not stop.
