@@ -318,7 +318,7 @@ fn parameters_are_listed_got_and_refused() -> Result<()> {
         (&["set", "--control", socket, "second", "colour=red"], "there are: scratch_kib"),
         (&["set", "--control", socket, "third", "scratch_kib=64"], "00:02.0"),
         (&["set", "--control", socket, "second", "scratch_kib"], "NAME=VALUE"),
-        (&["set", "--control", socket, "second", "rate_mib=fast"], "0..=1048576"),
+        (&["set", "--control", socket, "second", "rate_mib=fast"], "from 0 to 1048576"),
         (&["get", "--control", socket, "second", "colour"], "there are: scratch_kib"),
     ] {
         let output = params(args)?;
