@@ -1,6 +1,6 @@
 //! Create, destroy, describe, registers.
 
-use super::{Slot, bytes, bytes_mut, call, fill, guard, text};
+use super::{Slot, answer, bytes, bytes_mut, call, guard, text};
 use crate::{Device, Failure, Host, Params};
 use core::ffi::c_void;
 use drogher_plugin_abi as abi;
@@ -116,13 +116,9 @@ unsafe extern "C" fn describe<D: Device>(dev: *mut c_void, out: *mut abi::Device
                 config_len,
                 reserved2: 0,
             };
-            filled(fill(out, &value))
+            answer(out, &value)
         })
     }
-}
-
-fn filled(done: bool) -> Result<i32, Failure> {
-    if done { Ok(abi::DROGHER_OK) } else { Err(Failure::invalid("No place for the answer")) }
 }
 
 unsafe extern "C" fn region_info<D: Device>(
@@ -149,7 +145,7 @@ unsafe extern "C" fn region_info<D: Device>(
                 map_fd: 0,
                 reserved: 0,
             };
-            filled(fill(out, &value))
+            answer(out, &value)
         })
     }
 }
@@ -175,7 +171,7 @@ unsafe extern "C" fn doorbell_info<D: Device>(
                 offset: doorbell.offset,
                 match_value: 0,
             };
-            filled(fill(out, &value))
+            answer(out, &value)
         })
     }
 }
@@ -188,10 +184,6 @@ unsafe extern "C" fn reset<D: Device>(dev: *mut c_void) -> i32 {
     }
 }
 
-fn no_buffer() -> Failure {
-    Failure::invalid("No buffer")
-}
-
 unsafe extern "C" fn config_read<D: Device>(
     dev: *mut c_void,
     offset: u32,
@@ -201,7 +193,7 @@ unsafe extern "C" fn config_read<D: Device>(
     // SAFETY: the host's promises for `dev` and `data`.
     unsafe {
         call::<D>(dev, |slot| {
-            let data = bytes_mut(data, u64::from(len)).ok_or_else(no_buffer)?;
+            let data = bytes_mut(data, u64::from(len))?;
             data.fill(0);
             slot.device()?.config_read(offset, data)?;
             Ok(abi::DROGHER_OK)
@@ -218,7 +210,7 @@ unsafe extern "C" fn config_write<D: Device>(
     // SAFETY: the host's promises for `dev` and `data`.
     unsafe {
         call::<D>(dev, |slot| {
-            let data = bytes(data, u64::from(len)).ok_or_else(no_buffer)?;
+            let data = bytes(data, u64::from(len))?;
             slot.device()?.config_write(offset, data)?;
             Ok(abi::DROGHER_OK)
         })
@@ -236,7 +228,7 @@ unsafe extern "C" fn region_read<D: Device>(
     unsafe {
         call::<D>(dev, |slot| {
             slot.need_running("Register read")?;
-            let data = bytes_mut(data, u64::from(len)).ok_or_else(no_buffer)?;
+            let data = bytes_mut(data, u64::from(len))?;
             data.fill(0);
             slot.device()?.region_read(region, offset, data)?;
             Ok(abi::DROGHER_OK)
@@ -255,7 +247,7 @@ unsafe extern "C" fn region_write<D: Device>(
     unsafe {
         call::<D>(dev, |slot| {
             slot.need_running("Register write")?;
-            let data = bytes(data, u64::from(len)).ok_or_else(no_buffer)?;
+            let data = bytes(data, u64::from(len))?;
             slot.device()?.region_write(region, offset, data)?;
             Ok(abi::DROGHER_OK)
         })

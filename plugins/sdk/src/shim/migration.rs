@@ -1,6 +1,6 @@
 //! `migration/1` and `ndma/1`.
 
-use super::{bytes, bytes_mut, call, fill};
+use super::{answer, bytes, bytes_mut, call};
 use crate::{Device, Failure};
 use core::ffi::c_void;
 use drogher_plugin_abi as abi;
@@ -64,10 +64,7 @@ unsafe extern "C" fn precopy_info<D: Device>(dev: *mut c_void, out: *mut abi::Pr
                 initial_bytes: info.initial_bytes,
                 dirty_bytes: info.dirty_bytes,
             };
-            if !fill(out, &value) {
-                return Err(Failure::invalid("No place for the answer"));
-            }
-            Ok(abi::DROGHER_OK)
+            answer(out, &value)
         })
     }
 }
@@ -92,7 +89,7 @@ unsafe extern "C" fn read<D: Device>(
     // SAFETY: the host's promises for `dev`, `data` and `done`.
     unsafe {
         call::<D>(dev, |slot| {
-            let data = bytes_mut(data, len).ok_or_else(|| Failure::invalid("No buffer"))?;
+            let data = bytes_mut(data, len)?;
             let done = done.as_mut().ok_or_else(|| Failure::invalid("No place for the answer"))?;
             *done = 0;
             match slot.read_state(data)? {
@@ -108,7 +105,7 @@ unsafe extern "C" fn write<D: Device>(dev: *mut c_void, data: *const c_void, len
     // SAFETY: the host's promises for `dev` and `data`.
     unsafe {
         call::<D>(dev, |slot| {
-            let data = bytes(data, len).ok_or_else(|| Failure::invalid("No buffer"))?;
+            let data = bytes(data, len)?;
             slot.write_state(data).map(|()| abi::DROGHER_OK)
         })
     }

@@ -13,7 +13,7 @@ mod sized;
 mod slot;
 mod tracking;
 
-use crate::{Device, PinKind};
+use crate::{Device, Failure, PinKind};
 use core::ffi::{c_char, c_void};
 use core::marker::PhantomData;
 use drogher_plugin_abi as abi;
@@ -43,7 +43,7 @@ pub(crate) unsafe extern "C" fn get_extension<D: Device>(
     id_len: u64,
 ) -> *const c_void {
     // SAFETY: the host gives `id_len` readable bytes.
-    let Some(id) = (unsafe { bytes(id.cast(), id_len) }) else {
+    let Ok(id) = (unsafe { bytes(id.cast(), id_len) }) else {
         return core::ptr::null();
     };
     // SAFETY: NULL, or from `create` and not destroyed; one call at a time.
@@ -110,36 +110,48 @@ unsafe fn call<D: Device>(
     slot.run(f)
 }
 
-/// Bytes from the host; `None` if they cannot be.
+/// The length of a buffer, if there can be such a one; NULL only without a length.
+fn usable(ptr: *const c_void, len: u64) -> Result<usize, Failure> {
+    usize::try_from(len)
+        .ok()
+        .filter(|&len| isize::try_from(len).is_ok() && (len == 0 || !ptr.is_null()))
+        .ok_or_else(|| Failure::invalid("No buffer"))
+}
+
+/// Answers with a struct, as much of it as the host knows.
+///
+/// # Safety
+/// As [`fill`].
+unsafe fn answer<T>(out: *mut T, value: &T) -> Result<i32, Failure> {
+    // SAFETY: the caller's promise.
+    let done = unsafe { fill(out, value) };
+    done.then_some(abi::DROGHER_OK).ok_or_else(|| Failure::invalid("No place for the answer"))
+}
+
+/// Bytes from the host.
 ///
 /// # Safety
 /// `ptr` is readable for `len` bytes, during `'a`.
-unsafe fn bytes<'a>(ptr: *const c_void, len: u64) -> Option<&'a [u8]> {
-    let len = usize::try_from(len).ok().filter(|&len| isize::try_from(len).is_ok())?;
+unsafe fn bytes<'a>(ptr: *const c_void, len: u64) -> Result<&'a [u8], Failure> {
+    let len = usable(ptr, len)?;
     if len == 0 {
-        return Some(&[]);
-    }
-    if ptr.is_null() {
-        return None;
+        return Ok(&[]);
     }
     // SAFETY: not NULL, at most isize::MAX, and the caller's promise.
-    Some(unsafe { core::slice::from_raw_parts(ptr.cast(), len) })
+    Ok(unsafe { core::slice::from_raw_parts(ptr.cast(), len) })
 }
 
-/// A buffer of the host's; `None` if it cannot be.
+/// A buffer of the host's.
 ///
 /// # Safety
 /// `ptr` is initialised and writable for `len` bytes, by nobody else, during `'a`.
-unsafe fn bytes_mut<'a>(ptr: *mut c_void, len: u64) -> Option<&'a mut [u8]> {
-    let len = usize::try_from(len).ok().filter(|&len| isize::try_from(len).is_ok())?;
+unsafe fn bytes_mut<'a>(ptr: *mut c_void, len: u64) -> Result<&'a mut [u8], Failure> {
+    let len = usable(ptr, len)?;
     if len == 0 {
-        return Some(&mut []);
-    }
-    if ptr.is_null() {
-        return None;
+        return Ok(&mut []);
     }
     // SAFETY: not NULL, at most isize::MAX, and the caller's promise.
-    Some(unsafe { core::slice::from_raw_parts_mut(ptr.cast(), len) })
+    Ok(unsafe { core::slice::from_raw_parts_mut(ptr.cast(), len) })
 }
 
 /// Text from the host.
@@ -148,5 +160,5 @@ unsafe fn bytes_mut<'a>(ptr: *mut c_void, len: u64) -> Option<&'a mut [u8]> {
 /// As [`bytes`].
 unsafe fn text<'a>(ptr: *const c_char, len: u64) -> Option<&'a str> {
     // SAFETY: the caller's promise.
-    core::str::from_utf8(unsafe { bytes(ptr.cast(), len) }?).ok()
+    core::str::from_utf8(unsafe { bytes(ptr.cast(), len) }.ok()?).ok()
 }

@@ -58,8 +58,7 @@ unsafe extern "C" fn get<D: Device>(
             let len =
                 value_len.as_mut().ok_or_else(|| Failure::invalid("No place for the answer"))?;
             *len = found.len() as u64;
-            let buffer =
-                bytes_mut(value.cast(), cap).ok_or_else(|| Failure::invalid("No buffer"))?;
+            let buffer = bytes_mut(value.cast(), cap)?;
             match buffer.get_mut(..found.len()) {
                 Some(to) => to.copy_from_slice(found),
                 None => return Ok(abi::DROGHER_ERR_RANGE),

@@ -1,6 +1,6 @@
 //! `pci-caps/1` and the plugin's side of `net-port/1`.
 
-use super::{bytes, bytes_mut, call, fill};
+use super::{answer, bytes, bytes_mut, call};
 use crate::{Device, Failure};
 use core::ffi::c_void;
 use drogher_plugin_abi as abi;
@@ -20,10 +20,6 @@ pub(super) const fn caps<D: Device>() -> abi::PciCaps {
 
 pub(super) const fn ports<D: Device>() -> abi::NetPort {
     abi::NetPort { size: size_of::<abi::NetPort>() as u32, flags: 0, get: Some(ports_get::<D>) }
-}
-
-fn no_place() -> Failure {
-    Failure::invalid("No place for the answer")
 }
 
 unsafe extern "C" fn cap_get<D: Device>(dev: *mut c_void, n: u32, out: *mut abi::PciCap) -> i32 {
@@ -49,7 +45,7 @@ unsafe extern "C" fn cap_get<D: Device>(dev: *mut c_void, n: u32, out: *mut abi:
                 reserved: [0; 6],
                 data,
             };
-            if fill(out, &value) { Ok(abi::DROGHER_OK) } else { Err(no_place()) }
+            answer(out, &value)
         })
     }
 }
@@ -64,7 +60,7 @@ unsafe extern "C" fn cap_read<D: Device>(
     // SAFETY: the host's promises for `dev` and `data`.
     unsafe {
         call::<D>(dev, |slot| {
-            let data = bytes_mut(data, u64::from(len)).ok_or_else(no_place)?;
+            let data = bytes_mut(data, u64::from(len))?;
             data.fill(0);
             slot.device()?.cap_read(n, offset, data)?;
             Ok(abi::DROGHER_OK)
@@ -82,7 +78,7 @@ unsafe extern "C" fn cap_write<D: Device>(
     // SAFETY: the host's promises for `dev` and `data`.
     unsafe {
         call::<D>(dev, |slot| {
-            let data = bytes(data, u64::from(len)).ok_or_else(|| Failure::invalid("No buffer"))?;
+            let data = bytes(data, u64::from(len))?;
             slot.device()?.cap_write(n, offset, data)?;
             Ok(abi::DROGHER_OK)
         })
@@ -94,7 +90,7 @@ unsafe extern "C" fn ports_get<D: Device>(dev: *mut c_void, out: *mut abi::NetPo
     unsafe {
         call::<D>(dev, |slot| {
             let value = abi::NetPorts { size: 0, count: slot.info.ports };
-            if fill(out, &value) { Ok(abi::DROGHER_OK) } else { Err(no_place()) }
+            answer(out, &value)
         })
     }
 }

@@ -1,6 +1,6 @@
 //! `dma-log/1`, `dma-pin/1` and `prefers/1`.
 
-use super::{call, fill};
+use super::{answer, call};
 use crate::tracking::SharedBits;
 use crate::{Device, Failure, LogCaps, LogReport, LogStart, PinKind};
 use core::ffi::c_void;
@@ -178,10 +178,7 @@ unsafe extern "C" fn prefers_get<D: Device>(dev: *mut c_void, out: *mut abi::Pre
                     len: wish.reason.len() as u64,
                 },
             };
-            if !fill(out, &value) {
-                return Err(Failure::invalid("No place for the answer"));
-            }
-            Ok(abi::DROGHER_OK)
+            answer(out, &value)
         })
     }
 }
