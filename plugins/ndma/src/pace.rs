@@ -19,16 +19,18 @@ impl Pace {
         Self { bytes_per_s, next: None }
     }
 
-    /// What is left to wait before the next descriptor.
-    pub fn left(&self, now: Instant) -> Option<Duration> {
-        self.next?.checked_duration_since(now).filter(|left| !left.is_zero())
+    /// What is left to wait before the next descriptor. The clock is read only where there is a rate, here
+    /// and below.
+    pub fn left(&self, now: impl FnOnce() -> Instant) -> Option<Duration> {
+        self.next?.checked_duration_since(now()).filter(|left| !left.is_zero())
     }
 
     /// A descriptor moved this much.
-    pub fn moved(&mut self, bytes: u64, now: Instant) {
+    pub fn moved(&mut self, bytes: u64, now: impl FnOnce() -> Instant) {
         if self.bytes_per_s == 0 {
             return;
         }
+        let now = now();
         let ns = u128::from(bytes) * 1_000_000_000 / u128::from(self.bytes_per_s);
         let takes = Duration::from_nanos(u64::try_from(ns).unwrap_or(u64::MAX));
         let earliest = now.checked_sub(CREDIT).unwrap_or(now);

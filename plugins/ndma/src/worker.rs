@@ -132,7 +132,7 @@ impl Shared {
     fn begin(&self) -> Option<u64> {
         let mut inner = self.lock();
         while !inner.exit {
-            let left = inner.pace.left(Instant::now());
+            let left = inner.pace.left(Instant::now);
             inner = match left {
                 _ if !inner.may_start() => {
                     self.changed.wait(inner).unwrap_or_else(PoisonError::into_inner)
@@ -161,7 +161,7 @@ impl Shared {
             Step::Idle => (false, VECTOR_DONE),
             Step::Completed { moved, irq } => {
                 inner.regs.complete(moved);
-                inner.pace.moved(moved, Instant::now());
+                inner.pace.moved(moved, Instant::now);
                 (irq, VECTOR_DONE)
             }
             Step::Halted(error) => {
