@@ -27,8 +27,8 @@ pub enum WireError {
     },
     /// The source and the destination of a move each need a queue.
     #[error(
-        "{name} is no tap with several queues, so no guest could move with it; make it anew: \
-         ip tuntap add dev {name} mode tap multi_queue user \"$USER\""
+        "{name} is no tap with several queues, so no guest could move with it; name one that is made by: \
+         ip tuntap add dev NAME mode tap multi_queue user \"$USER\""
     )]
     SingleQueue {
         /// Its name.

@@ -9,6 +9,7 @@ mod inbox;
 mod loopback;
 mod pcap;
 mod ports;
+mod server;
 mod spec;
 mod tap;
 mod unix;

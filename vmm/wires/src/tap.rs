@@ -7,7 +7,6 @@
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
@@ -15,6 +14,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::ioctl::{Opcode, Setter, ioctl, opcode};
 
+use crate::server::Server;
 use crate::{FRAME_MAX, Inbox, Wire, WireError};
 
 /// Longest name of a network interface, and the zero behind it (`IFNAMSIZ`).
@@ -106,7 +106,7 @@ impl Shared {
 #[derive(Debug)]
 pub struct TapWire {
     shared: Arc<Shared>,
-    reader: Mutex<Option<JoinHandle<()>>>,
+    server: Server,
 }
 
 impl TapWire {
@@ -120,7 +120,7 @@ impl TapWire {
             // Without one the wait is longer.
             wake: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).ok(),
         };
-        Self { shared: Arc::new(shared), reader: Mutex::default() }
+        Self { shared: Arc::new(shared), server: Server::default() }
     }
 }
 
@@ -135,33 +135,22 @@ impl Wire for TapWire {
     }
 
     fn activate(&self, inbox: Arc<Inbox>) {
-        let mut reader = self.reader.lock().unwrap_or_else(PoisonError::into_inner);
-        if reader.is_some() {
-            return;
-        }
-        self.shared.stop.store(false, Ordering::SeqCst);
         let shared = Arc::clone(&self.shared);
-        let started = std::thread::Builder::new()
-            .name("wire".into())
-            .spawn(move || serve(&shared, &inbox))
-            .inspect_err(|error| tracing::error!(%error, "no thread for a wire: it stays down"));
-        *reader = started.ok();
+        self.server.start(&self.shared.stop, move || serve(&shared, &inbox));
     }
 
     fn deactivate(&self) {
-        let mut reader = self.reader.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(thread) = reader.take() else { return };
-        {
+        let shared = &self.shared;
+        let down = || {
             // Under the lock: who sends now has sent, or sees it.
-            let _queue = self.shared.queue();
-            self.shared.up.store(false, Ordering::SeqCst);
-        }
-        self.shared.stop.store(true, Ordering::SeqCst);
-        let wake = self.shared.wake.as_ref();
-        let _ = wake.map(|wake| rustix::io::write(wake, &1_u64.to_ne_bytes()));
-        thread.thread().unpark();
-        let _ = thread.join();
-        let _ = wake.map(|wake| rustix::io::read(wake, &mut [0; 8]));
+            let _queue = shared.queue();
+            shared.up.store(false, Ordering::SeqCst);
+        };
+        let wake = || {
+            let wake = shared.wake.as_ref();
+            let _ = wake.map(|wake| rustix::io::write(wake, &1_u64.to_ne_bytes()));
+        };
+        self.server.end(&shared.stop, down, wake);
     }
 
     fn send(&self, frame: &[u8]) -> bool {
@@ -175,6 +164,8 @@ impl Wire for TapWire {
 
 /// Keeps the queue attached and reads it while the wire is active; has it again when the tap went away.
 fn serve(shared: &Shared, inbox: &Inbox) {
+    // Of the last time. Who wakes us now has set `stop` before.
+    let _ = shared.wake.as_ref().map(|wake| rustix::io::read(wake, &mut [0; 8]));
     let mut told = false;
     while !shared.stop.load(Ordering::SeqCst) {
         let attached = shared.have_queue().and_then(|queue| {
@@ -209,6 +200,9 @@ fn serve(shared: &Shared, inbox: &Inbox) {
 /// Reads until the wire is to end, and then what is there already; false if the tap went away.
 fn read_all(shared: &Shared, inbox: &Inbox, queue: &OwnedFd) -> bool {
     let (mut buffer, mut last) = (vec![0; FRAME_MAX], 0);
+    let pause = Timespec { tv_sec: 0, tv_nsec: PAUSE.subsec_nanos().into() };
+    let mut fds = vec![PollFd::new(queue, PollFlags::IN)];
+    fds.extend(shared.wake.iter().map(|wake| PollFd::new(wake, PollFlags::IN)));
     loop {
         let ends = shared.stop.load(Ordering::SeqCst);
         match rustix::io::read(queue, &mut buffer) {
@@ -222,9 +216,6 @@ fn read_all(shared: &Shared, inbox: &Inbox, queue: &OwnedFd) -> bool {
             Err(Errno::AGAIN | Errno::INTR) if ends => return true,
             Err(Errno::INTR) => {}
             Err(Errno::AGAIN) => {
-                let pause = Timespec { tv_sec: 0, tv_nsec: PAUSE.subsec_nanos().into() };
-                let mut fds = vec![PollFd::new(queue, PollFlags::IN)];
-                fds.extend(shared.wake.iter().map(|wake| PollFd::new(wake, PollFlags::IN)));
                 // A poll that fails is one that found nothing.
                 let _ = poll(&mut fds, Some(&pause));
             }

@@ -10,12 +10,12 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{AddressFamily, SendFlags, SocketAddrUnix, SocketFlags, SocketType};
 
+use crate::server::Server;
 use crate::{FRAME_MAX, Inbox, Wire, WireError};
 
 /// Between two tries to connect anew, and between two looks for what waits to be sent.
@@ -120,14 +120,14 @@ impl Shared {
 #[derive(Debug)]
 pub struct UnixWire {
     shared: Arc<Shared>,
-    reader: Mutex<Option<JoinHandle<()>>>,
+    server: Server,
 }
 
 impl UnixWire {
     /// Not connected yet.
     pub fn new(path: PathBuf) -> Self {
         let shared = Shared { path, link: Mutex::default(), stop: AtomicBool::new(true) };
-        Self { shared: Arc::new(shared), reader: Mutex::default() }
+        Self { shared: Arc::new(shared), server: Server::default() }
     }
 }
 
@@ -145,43 +145,29 @@ impl Wire for UnixWire {
     }
 
     fn activate(&self, inbox: Arc<Inbox>) {
-        let mut reader = self.reader.lock().unwrap_or_else(PoisonError::into_inner);
-        if reader.is_some() {
-            return;
-        }
-        self.shared.stop.store(false, Ordering::SeqCst);
         let shared = Arc::clone(&self.shared);
-        let started = std::thread::Builder::new()
-            .name("wire".into())
-            .spawn(move || serve(&shared, &inbox))
-            .inspect_err(|error| tracing::error!(%error, "no thread for a wire: it stays down"));
-        *reader = started.ok();
-        if reader.is_none() {
-            self.shared.stop.store(true, Ordering::SeqCst);
-        }
+        self.server.start(&self.shared.stop, move || serve(&shared, &inbox));
     }
 
     fn deactivate(&self) {
-        let mut reader = self.reader.lock().unwrap_or_else(PoisonError::into_inner);
-        let thread = reader.take();
-        let begin = Instant::now();
-        while !self.shared.link().flush() && begin.elapsed() < LAST_WORDS {
-            if self.shared.link().rest.is_empty() {
-                break;
+        let last_words = || {
+            let begin = Instant::now();
+            while !self.shared.link().flush() && begin.elapsed() < LAST_WORDS {
+                if self.shared.link().rest.is_empty() {
+                    break;
+                }
+                std::thread::sleep(Duration::from_millis(1));
             }
-            std::thread::sleep(Duration::from_millis(1));
-        }
-        self.shared.stop.store(true, Ordering::SeqCst);
-        // Also one that was prepared only: somebody else may want it.
-        let link = std::mem::take(&mut *self.shared.link());
-        if let Some(stream) = link.stream {
-            // Ends the thread's wait at once: this may be in the guest's blackout.
-            let _ = stream.shutdown(Shutdown::Both);
-        }
-        if let Some(thread) = thread {
-            thread.thread().unpark();
-            let _ = thread.join();
-        }
+        };
+        let close = || {
+            // Also one that was prepared only: somebody else may want it.
+            let link = std::mem::take(&mut *self.shared.link());
+            if let Some(stream) = link.stream {
+                // Ends the thread's wait at once: this may be in the guest's blackout.
+                let _ = stream.shutdown(Shutdown::Both);
+            }
+        };
+        self.server.end(&self.shared.stop, last_words, close);
     }
 
     fn send(&self, frame: &[u8]) -> bool {

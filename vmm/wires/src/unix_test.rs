@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use drogher_plugin_host::{Received, Wires};
+use tempfile::TempDir;
 
 use super::{FrameReader, TooLong, put_frame};
 use crate::{Ports, WireSpec};
@@ -12,6 +13,15 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 fn ports(path: &Path) -> Ports {
     Ports::prepare(&[WireSpec::Unix(path.into())], None, false).unwrap()
+}
+
+/// A wire that is prepared, and who listens at its end.
+fn prepared() -> (TempDir, UnixListener, Ports) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("wire");
+    let listener = UnixListener::bind(&path).unwrap();
+    let ports = ports(&path);
+    (folder, listener, ports)
 }
 
 fn accept(listener: &UnixListener) -> UnixStream {
@@ -113,10 +123,7 @@ fn a_peer_with_one_connection_at_a_time_sees_one_wire_after_the_other() {
 
 #[test]
 fn a_peer_that_goes_away_or_talks_rubbish_is_connected_to_anew() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("wire");
-    let listener = UnixListener::bind(&path).unwrap();
-    let ports = ports(&path);
+    let (_folder, listener, ports) = prepared();
     ports.activate();
     drop(accept(&listener));
     let mut peer = accept(&listener);
@@ -131,10 +138,7 @@ fn a_peer_that_goes_away_or_talks_rubbish_is_connected_to_anew() {
 /// A peer that serves others meanwhile, or whose guest is not to be had, may do this for hours.
 #[test]
 fn a_peer_that_ends_every_connection_is_not_asked_without_a_pause() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("wire");
-    let listener = UnixListener::bind(&path).unwrap();
-    let ports = ports(&path);
+    let (_folder, listener, ports) = prepared();
     ports.activate();
     let begin = Instant::now();
     for _ in 0..10 {
@@ -145,10 +149,7 @@ fn a_peer_that_ends_every_connection_is_not_asked_without_a_pause() {
 
 #[test]
 fn a_peer_that_takes_nothing_more_is_connected_to_anew() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("wire");
-    let listener = UnixListener::bind(&path).unwrap();
-    let ports = ports(&path);
+    let (_folder, listener, ports) = prepared();
     ports.activate();
     let half = accept(&listener);
     half.shutdown(std::net::Shutdown::Read).unwrap();
@@ -175,10 +176,7 @@ fn a_peer_that_takes_nothing_more_is_connected_to_anew() {
 /// So also where no thread could be had for it.
 #[test]
 fn a_wire_that_was_only_prepared_is_given_back_too() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("wire");
-    let listener = UnixListener::bind(&path).unwrap();
-    let ports = ports(&path);
+    let (_folder, listener, ports) = prepared();
     let mut peer = accept(&listener);
     ports.deactivate();
     assert_eq!(peer.read(&mut [0]).unwrap(), 0, "the end");
@@ -193,10 +191,7 @@ fn a_wire_that_was_only_prepared_is_given_back_too() {
 /// Frames that the socket has no room for are dropped whole: the peer never sees half a frame.
 #[test]
 fn a_peer_that_does_not_read_costs_frames_not_time() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("wire");
-    let listener = UnixListener::bind(&path).unwrap();
-    let ports = ports(&path);
+    let (_folder, listener, ports) = prepared();
     ports.activate();
     let mut peer = accept(&listener);
     for number in 0..2000_u32 {
