@@ -47,7 +47,9 @@ pub enum DeviceError {
         source: Box<KeyError>,
     },
     /// A wire for a port that the device does not have.
-    #[error("{device} has {count} Ethernet ports, so {key} means nothing")]
+    #[error(
+        "{device} has {count} Ethernet ports, so {key} means nothing to it; leave it out, or name a device with ports, such as virtio-net"
+    )]
     NoPort {
         /// The device.
         device: String,
