@@ -20,10 +20,8 @@ case $kind in
         run ndma "$kernel"
         run power "$kernel"
         run net "$kernel" 3
-        # With one vCPU: the emulated processor loses guests that have more, within a minute or two, be it
-        # ours or QEMU's.
-        run migrate "$kernel" 1 20
-        run points "$kernel" 1 50
+        for cpus in 1 4; do run migrate "$kernel" $cpus 20; done
+        run points "$kernel" 4 50
         ;;
     *) echo "short or long, not $kind"; exit 2 ;;
 esac

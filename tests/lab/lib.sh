@@ -34,6 +34,34 @@ await_socket() {
     done
 }
 
+# The guest of process $pid, at /tmp/N-1.sock, moves to a new one, at /tmp/N.sock: N [ARGUMENTS of the new
+# one]. Its console stays $console.
+hop() {
+    local to=$1 from=$(($1 - 1)) next
+    shift
+    drogher receive --listen unix:/tmp/$to.move --control /tmp/$to.sock --console "$console" "$@" 2>/tmp/$to.log &
+    next=$!
+    await_socket $next /tmp/$to.move
+    timeout 300 drogher migrate --control /tmp/$from.sock --to unix:/tmp/$to.move --downtime-ms 300 --timeout-strategy ignore \
+        --verify --json >/tmp/$to.json 2>&1 || {
+        sed -n '/differing/p; /outcome/p' /tmp/$to.json | cut -c1-300
+        sleep 2
+        cat /tmp/$from.log /tmp/$to.log
+        tail "$console"
+        die "hop $to"
+    }
+    wait "$pid" || { cat /tmp/$from.log; die "the source of hop $to ended with $?"; }
+    pid=$next
+}
+
+# Milliseconds of each of the first N hops.
+downtimes() {
+    local to
+    for to in $(seq "$1"); do
+        sed -n '$s/.*"downtime":{[^}]*"total-us":\([0-9]*\)[0-9]\{3\},.*/\1/p' /tmp/$to.json
+    done | tr '\n' ' '
+}
+
 check_quiet() {
     if complaints "$1" >/tmp/complaints; then
         cat /tmp/complaints

@@ -13,16 +13,9 @@ drogher run --kernel "guest/$kernel" --initrd "guest/$kernel.cpio" --cpus "$cpus
     --device ndma $net --control /tmp/0.sock --console $console --cmdline "$ARGS job=load $more" 2>/tmp/0.log &
 pid=$!
 await $console '^beat 2' 120
-for hop in $(seq 1 "$hops"); do
-    from=$((hop - 1))
+for to in $(seq 1 "$hops"); do
     # shellcheck disable=SC2086
-    drogher receive --listen unix:/tmp/$hop.move --device ndma $net --control /tmp/$hop.sock --console $console 2>/tmp/$hop.log &
-    next=$!
-    await_socket $next /tmp/$hop.move
-    timeout 300 drogher migrate --control /tmp/$from.sock --to unix:/tmp/$hop.move --downtime-ms 300 --timeout-strategy ignore --verify --json >/tmp/$hop.json 2>&1 ||
-        { sed -n '/differing/p; /outcome/p' /tmp/$hop.json | cut -c1-300; sleep 2; cat /tmp/$from.log /tmp/$hop.log; tail $console; die "hop $hop"; }
-    wait $pid || { cat /tmp/$from.log; die "the source of hop $hop ended with $?"; }
-    pid=$next
+    hop "$to" --device ndma $net
     # It goes on: a beat after the move.
     beat=$(grep -c '^beat' $console)
     await $console "^beat $((beat + 1))" 60
@@ -36,4 +29,4 @@ check_quiet $console
 awk '/^end after/ { ended = $3 == NR - 1; next } $1 != "line" || $2 != NR { exit 1 } END { exit !ended }' /tmp/talk ||
     { tail -n 3 /tmp/talk; die "the connection lost or doubled something"; }
 echo "tcp: $(tail -n 1 /tmp/talk) lines, over one connection"
-echo "moved $hops times; ms of downtime: $(for hop in $(seq "$hops"); do sed -n '$s/.*"downtime":{[^}]*"total-us":\([0-9]*\)[0-9]\{3\},.*/\1/p' /tmp/$hop.json; done | tr '\n' ' ')"
+echo "moved $hops times; ms of downtime: $(downtimes "$hops")"

@@ -12,15 +12,8 @@ drogher run --kernel "guest/$kernel" --initrd "guest/$kernel.cpio" --memory 256M
 pid=$!
 await_socket $pid /tmp/0.sock
 await $console '^net: pong 20' 120
-for hop in $(seq 1 "$hops"); do
-    from=$((hop - 1))
-    drogher receive --listen unix:/tmp/$hop.move --control /tmp/$hop.sock --console $console --device $device 2>/tmp/$hop.log &
-    next=$!
-    await_socket $next /tmp/$hop.move
-    timeout 300 drogher migrate --control /tmp/$from.sock --to unix:/tmp/$hop.move --downtime-ms 300 --verify --json >/tmp/$hop.json 2>&1 ||
-        { cut -c1-600 /tmp/$hop.json; sleep 2; cat /tmp/$from.log /tmp/$hop.log; tail $console; die "hop $hop"; }
-    wait $pid || { cat /tmp/$from.log; die "the source of hop $hop ended with $?"; }
-    pid=$next
+for to in $(seq 1 "$hops"); do
+    hop "$to" --device $device
     pongs=$(grep -c '^net: pong' $console)
     await $console "^net: pong $((pongs + 5))" 60
 done
@@ -35,4 +28,4 @@ pongs=$(grep -c '^net: pong' $console)
 bytes=$(stat -c %s /tmp/net.pcap)
 [ "$bytes" -gt $((pongs * 2 * 58)) ] || die "a capture of $bytes bytes for $pongs pongs"
 sed -n 's/\r$//; /^net: \(up\|ok\)/p' $console
-echo "moved $hops times; $(tr '\n' ' ' </tmp/echo); ms of downtime: $(for hop in $(seq "$hops"); do sed -n '$s/.*"downtime":{[^}]*"total-us":\([0-9]*\)[0-9]\{3\},.*/\1/p' /tmp/$hop.json; done | tr '\n' ' ')"
+echo "moved $hops times; $(tr '\n' ' ' </tmp/echo); ms of downtime: $(downtimes "$hops")"
