@@ -41,6 +41,7 @@ done
 echo "exits in a boot: $exits"
 [ "$exits" -lt 13468 ] || die "more than 1.5 times Cloud Hypervisor's 8979 exits"
 
+pid=
 # QEMU's own migration of a guest under the same load.
 load="$ARGS job=load"
 for side in a b; do

@@ -5,8 +5,8 @@ trap 'kill $(jobs -p) 2>/dev/null' EXIT
 
 # Everything quiet, since each character costs an exit. The lab's CPU does not let KVM see XSETBV, so that a guest with XSAVE complains whatever the VMM.
 ARGS="console=ttyS0 quiet panic=-1 mitigations=off cryptomgr.notests noxsave"
-# What a guest of any VMM says on the lab's CPU, whose TSC is not stable, and when the host is busy.
-EXPECTED='Unstable clock detected|If you want to keep using the local clock|trace_clock=local|on the kernel command line|hrtimer: interrupt took|amd_pstate: the _CPC object is not present'
+# What a guest of any VMM says on the lab's CPU, and when the host is busy.
+EXPECTED='hrtimer: interrupt took|amd_pstate: the _CPC object is not present'
 
 die() { echo "FAILED: $*"; exit 1; }
 
@@ -21,8 +21,16 @@ await() {
     done
 }
 
-# The complaints of a guest's kernel, in its console's file $1, that are not expected; none is good.
-complaints() { sed -n 's/\r$//; s/^dmesg: //p' "$1" | grep -vE "$EXPECTED"; }
+# The complaints of a guest's kernel, in its console's file $1, that are not expected; none is good. One that
+# stood for a second, which is what verification takes here, says so by both its clocks: they have to agree.
+complaints() {
+    sed -n 's/\r$//; s/^dmesg: //p' "$1" | grep -vE "$EXPECTED" | awk '
+        /clocksource: Long readout interval/ {
+            apart = $(NF - 2) - $NF
+            if (apart < 1000000 && apart > -1000000) next
+        }
+        { print }'
+}
 
 # Waits until process $1 listens at $2.
 await_socket() {
@@ -63,7 +71,8 @@ downtimes() {
 }
 
 check_quiet() {
-    if complaints "$1" >/tmp/complaints; then
+    complaints "$1" >/tmp/complaints
+    if [ -s /tmp/complaints ]; then
         cat /tmp/complaints
         die "the guest's kernel complains"
     fi
