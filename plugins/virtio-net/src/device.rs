@@ -79,6 +79,16 @@ fn drain(bus: &impl Bus, inner: &mut Inner) {
     }
 }
 
+/// Drops what came for a driver that is gone, as far as a port keeps frames: the next one did not ask for it.
+fn forget(bus: &impl Bus, inner: &mut Inner) {
+    inner.held.clear();
+    for _ in 0..HELD_FRAMES {
+        if bus.receive().is_none() {
+            break;
+        }
+    }
+}
+
 impl<B: Bus> VirtioNet<B> {
     /// A device after power-on.
     ///
@@ -134,7 +144,7 @@ impl<B: Bus> VirtioNet<B> {
         if regs::needs_idle(offset, data) {
             return self.while_idle(|inner| {
                 inner.regs.reset();
-                inner.held.clear();
+                forget(&*self.bus, inner);
             });
         }
         let vector = self.change(|inner| {
@@ -258,7 +268,7 @@ impl Device for VirtioNet {
     fn reset(&mut self) -> Result<(), Failure> {
         self.while_idle(|inner| {
             inner.regs.reset();
-            inner.held.clear();
+            forget(&*self.bus, inner);
             (inner.running, inner.ndma) = (false, false);
         })?;
         self.window = Window::default();

@@ -404,6 +404,24 @@ fn a_broken_ring_costs_the_device_until_the_driver_resets_it() {
     assert!(before.accesses > 0);
 }
 
+#[test]
+fn what_came_for_a_driver_before_a_reset_is_not_the_next_one_s() {
+    let machine = Machine::new(None, &[]);
+    machine.run();
+    let mut driver = Driver::start(&machine, FEATURES);
+    let begin = Instant::now();
+    while driver.sent < 150 || machine.services.ports.counts()[0].arrived < driver.sent {
+        assert!(begin.elapsed() < PATIENCE);
+        driver.send(&machine, 150 - driver.sent);
+    }
+    machine.set(0x14, &[0]);
+    machine.put(0x10_0000, &vec![0; (MEMORY - 0x10_0000) as usize]);
+    // It checks that its own frames come first.
+    let mut driver = Driver::start(&machine, FEATURES);
+    driver.send(&machine, 30);
+    driver.settle(&machine);
+}
+
 /// What copies memory by the device's own log alone has all of it, once the device has stopped.
 #[test]
 fn its_log_misses_no_write() {
