@@ -1,11 +1,13 @@
 //! A copy of all frames of a device in a file that Wireshark and tcpdump read.
 
-use std::fs::{File, OpenOptions};
+use std::fs::OpenOptions;
 use std::io::{Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
-use std::time::SystemTime;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::time::{Duration, Instant, SystemTime};
 
 use crate::{FRAME_MAX, WireError};
 
@@ -23,12 +25,19 @@ fn header() -> Vec<u8> {
     bytes
 }
 
+/// Records that may wait for the file. More are left out, so that a disk that hangs holds up no frame.
+const QUEUE: usize = 1024;
+/// How long [`Pcap::settle`] waits for the file: it may be in the guest's blackout.
+const LAST_RECORDS: Duration = Duration::from_millis(20);
+
 /// A capture file. It only ever grows: source and destination of a move write to one file in turn.
 #[derive(Debug)]
 pub struct Pcap {
-    path: PathBuf,
-    /// None after a write has failed.
-    file: Mutex<Option<File>>,
+    queue: SyncSender<Vec<u8>>,
+    /// Records that were queued and are not written yet.
+    waiting: Arc<AtomicUsize>,
+    /// Said once that records are left out.
+    told: AtomicBool,
 }
 
 impl Pcap {
@@ -57,10 +66,28 @@ impl Pcap {
                 return Err(not_capture());
             }
         }
-        Ok(Self { path: path.into(), file: Mutex::new(Some(file)) })
+        Self::to(path, file).map_err(cannot)
     }
 
-    /// Appends a frame, by one write. A file that takes no more is left alone.
+    /// A thread of its own writes, as that may take any time.
+    fn to(path: &Path, mut file: impl Write + Send + 'static) -> std::io::Result<Self> {
+        let (queue, records) = sync_channel::<Vec<u8>>(QUEUE);
+        let waiting = Arc::new(AtomicUsize::new(0));
+        let (path, written) = (path.display().to_string(), Arc::clone(&waiting));
+        std::thread::Builder::new().name("capture".into()).spawn(move || {
+            let mut ended = false;
+            for record in records {
+                if !ended && let Err(error) = file.write_all(&record) {
+                    tracing::warn!(path, %error, "capture ends");
+                    ended = true;
+                }
+                written.fetch_sub(1, Ordering::SeqCst);
+            }
+        })?;
+        Ok(Self { queue, waiting, told: AtomicBool::new(false) })
+    }
+
+    /// Appends a frame, by one write, some time soon. A file that takes no more is left alone.
     pub fn write(&self, frame: &[u8]) {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let len = u32::try_from(frame.len()).unwrap_or(u32::MAX);
@@ -68,14 +95,27 @@ impl Pcap {
         let head = [now.as_secs() as u32, now.subsec_nanos(), len, len];
         let mut record: Vec<u8> = head.iter().flat_map(|word| word.to_ne_bytes()).collect();
         record.extend_from_slice(frame);
-        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(open) = file.as_mut()
-            && let Err(error) = open.write_all(&record)
-        {
-            let path = self.path.display().to_string();
-            tracing::warn!(path, %error, "capture ends");
-            *file = None;
+        self.waiting.fetch_add(1, Ordering::SeqCst);
+        if self.queue.try_send(record).is_err() {
+            self.waiting.fetch_sub(1, Ordering::SeqCst);
+            if !self.told.swap(true, Ordering::SeqCst) {
+                tracing::warn!("the capture's disk is too slow: frames are left out of it");
+            }
         }
+    }
+
+    /// Waits until the file has what was written, but not for long.
+    pub fn settle(&self) {
+        let begin = Instant::now();
+        while self.waiting.load(Ordering::SeqCst) > 0 && begin.elapsed() < LAST_RECORDS {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+}
+
+impl Drop for Pcap {
+    fn drop(&mut self) {
+        self.settle();
     }
 }
 

@@ -1,4 +1,9 @@
-use super::Pcap;
+use std::io::Write;
+use std::path::Path;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::{Duration, Instant};
+
+use super::{Pcap, QUEUE};
 use crate::WireError;
 
 /// Frames of a capture, with their times in ns, by the format's description.
@@ -27,6 +32,7 @@ fn a_capture_grows_over_several_openings() {
     let second = Pcap::open(&path, false).unwrap();
     second.write(&[2; 1514]);
     second.write(&[3; 60]);
+    drop(second);
     let frames = read(&std::fs::read(&path).unwrap());
     let bytes: Vec<_> = frames.iter().map(|(_, frame)| frame.clone()).collect();
     assert_eq!(bytes, [vec![1; 14], vec![2; 1514], vec![3; 60]]);
@@ -48,4 +54,46 @@ fn other_files_are_not_touched() {
     std::fs::write(&path, b"").unwrap();
     assert!(matches!(Pcap::open(&path, false), Err(WireError::NotCapture { .. })), "empty");
     assert!(Pcap::open(folder.path(), true).is_err(), "a folder");
+}
+
+/// Each write waits to be let.
+struct Slow {
+    gate: Receiver<()>,
+    out: Sender<Vec<u8>>,
+}
+
+impl Write for Slow {
+    fn write(&mut self, record: &[u8]) -> std::io::Result<usize> {
+        self.gate.recv().map_err(|_| std::io::Error::other("the test is over"))?;
+        self.out.send(record.to_vec()).map_err(std::io::Error::other)?;
+        Ok(record.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn a_disk_that_hangs_holds_up_nobody_and_loses_only_what_is_too_much() {
+    let ((go, gate), (out, written)) = (channel(), channel());
+    let capture = Pcap::to(Path::new("slow"), Slow { gate, out }).unwrap();
+    let begin = Instant::now();
+    for number in 0..QUEUE * 2 {
+        capture.write(&[number as u8; 20]);
+    }
+    capture.settle();
+    assert!(begin.elapsed() < Duration::from_secs(20), "it does not wait for the disk");
+    // One more may be in the thread's hands.
+    let kept = capture.waiting.load(super::Ordering::SeqCst);
+    assert!((QUEUE..=QUEUE + 1).contains(&kept), "{kept} kept");
+    for _ in 0..kept {
+        go.send(()).unwrap();
+    }
+    for number in 0..kept {
+        let record = written.recv_timeout(Duration::from_secs(20)).unwrap();
+        // The thread may have taken the first before the last that found room came.
+        assert_eq!(record.len(), 36);
+        assert!(number >= QUEUE || record[16..] == [number as u8; 20], "in order");
+    }
 }

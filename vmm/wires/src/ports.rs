@@ -87,6 +87,9 @@ impl Ports {
         for port in &self.ports {
             port.wire.deactivate();
         }
+        if let Some(capture) = &self.capture {
+            capture.settle();
+        }
     }
 
     /// What became of the frames, by port.
