@@ -17,6 +17,8 @@ for to in $(seq 1 "$hops"); do
     pongs=$(grep -c '^net: pong' $console)
     await $console "^net: pong $((pongs + 5))" 60
 done
+drogher status --control /tmp/$hops.sock >/tmp/status || die "status"
+grep -qE '^wire +unix:/tmp/wire: [1-9][0-9]* frames sent, [1-9][0-9]* arrived' /tmp/status || { cat /tmp/status; die "no wire that has carried frames"; }
 drogher powerdown --control /tmp/$hops.sock || die "powerdown"
 wait $pid || { cat /tmp/$hops.log; tail -n 40 $console; die "the guest ended with $?"; }
 grep -q 'job net: status 0' $console || { tail -n 60 $console; die "the guest is not content"; }

@@ -57,6 +57,12 @@ fn render(status: &Status) -> String {
             "device     {} {}{name} {}{error}\n",
             device.slot, device.plugin, device.state
         );
+        for wire in &device.wires {
+            text += &format!(
+                "wire       {}: {} frames sent, {} arrived; dropped {} and {}\n",
+                wire.wire, wire.sent, wire.arrived, wire.sent_dropped, wire.arrived_dropped
+            );
+        }
     }
     for line in vm.tracking.iter().flat_map(tracking::lines) {
         text += &format!("{line}\n");

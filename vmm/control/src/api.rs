@@ -53,6 +53,25 @@ pub struct DeviceStatus {
     /// Why it has failed, if it has.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
+    /// The wires in its Ethernet ports.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub wires: Vec<WireStatus>,
+}
+
+/// A wire, and the frames that it carried in this process.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct WireStatus {
+    /// As in `vm.net`.
+    pub wire: String,
+    /// Sent by the device and taken by the wire.
+    pub sent: u64,
+    /// Sent by the device and dropped.
+    pub sent_dropped: u64,
+    /// Come from the wire.
+    pub arrived: u64,
+    /// Come from the wire and dropped.
+    pub arrived_dropped: u64,
 }
 
 /// The guest.

@@ -12,7 +12,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use drogher_machine::device::DeviceParams;
+use drogher_machine::device::{DeviceParams, WireCounts, WireSpec};
 use drogher_machine::events::GuestEvent;
 use drogher_machine::migration::{Guest, GuestError, TestHooks, Watch, send};
 use drogher_machine::tracking::{Explanation, TrackingStatus, Wishes};
@@ -25,7 +25,7 @@ use drogher_migrate::{
 
 use crate::api::{
     GuestState, MigrateLine, MigrateRequest, Outcome, ParamRequest, Refusal, Status,
-    TrackingRequest, VmStatus,
+    TrackingRequest, VmStatus, WireStatus,
 };
 use crate::config::parse_unix_address;
 use crate::server::Control;
@@ -534,9 +534,20 @@ fn describe(guest: &Guest, gone: bool) -> VmStatus {
                 name: device.name,
                 state: device.state,
                 error: device.error,
+                wires: device.wires.iter().map(wire_status).collect(),
             })
             .collect(),
         tracking: Some(guest.tracking_status()),
+    }
+}
+
+fn wire_status((wire, counts): &(WireSpec, WireCounts)) -> WireStatus {
+    WireStatus {
+        wire: wire.to_string(),
+        sent: counts.sent,
+        sent_dropped: counts.sent_dropped,
+        arrived: counts.arrived,
+        arrived_dropped: counts.arrived_dropped,
     }
 }
 

@@ -28,6 +28,7 @@ pub struct WireCounts {
 }
 
 struct Port {
+    spec: WireSpec,
     wire: Box<dyn Wire>,
     inbox: Arc<Inbox>,
     sent: AtomicU64,
@@ -69,7 +70,13 @@ impl Ports {
             };
             wire.prepare()?;
             let inbox = Arc::new(Inbox::new(Arc::clone(&bell), capture.clone()));
-            Ok(Port { wire, inbox, sent: AtomicU64::new(0), dropped: AtomicU64::new(0) })
+            Ok(Port {
+                spec: spec.clone(),
+                wire,
+                inbox,
+                sent: AtomicU64::new(0),
+                dropped: AtomicU64::new(0),
+            })
         };
         let ports = wires.iter().map(port).collect::<Result<_, _>>()?;
         Ok(Self { ports, bell, capture })
@@ -102,6 +109,11 @@ impl Ports {
             WireCounts { sent, sent_dropped, arrived, arrived_dropped }
         };
         self.ports.iter().map(count).collect()
+    }
+
+    /// What is in each port.
+    pub fn specs(&self) -> impl Iterator<Item = &WireSpec> {
+        self.ports.iter().map(|port| &port.spec)
     }
 
     fn port(&self, port: u32) -> Option<&Port> {

@@ -20,7 +20,7 @@ use super::keys::DeviceKeys;
 use super::life::Life;
 use super::mmio::{BarAccess, MmioMap};
 use super::tracked::Early;
-use drogher_wires::Ports;
+use drogher_wires::{Ports, WireCounts, WireSpec};
 
 use crate::pci::msix::MsixCounts;
 use crate::pci::{
@@ -164,6 +164,12 @@ impl PciDevice {
     /// What its DMA came to. `accesses` is constant while it does none.
     pub fn dma_stats(&self) -> RequesterStats {
         self.bus_master.stats()
+    }
+
+    /// The wires in its Ethernet ports, and what became of their frames.
+    pub fn wires(&self) -> Vec<(WireSpec, WireCounts)> {
+        let ports = self.ports.as_deref();
+        ports.map_or_else(Vec::new, |ports| ports.specs().cloned().zip(ports.counts()).collect())
     }
 
     /// What its requests for interrupts came to.

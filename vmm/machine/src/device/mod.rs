@@ -40,6 +40,7 @@ mod stream;
 mod tracked;
 
 pub use check::{check, trial};
+pub use drogher_wires::{WireCounts, WireSpec};
 pub use endpoint::{Endpoint, PluginName, Shape, Tracking};
 pub use error::{DeviceError, Fault};
 pub use function::PciDevice;

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use drogher_migrate::{BlockerList, GuestEnd, LeaseError, Permits, VmId};
 
-use crate::device::{DeviceError, DeviceParams};
+use crate::device::{DeviceError, DeviceParams, WireCounts, WireSpec};
 use crate::events::GuestEvent;
 use crate::machine::{Machine, MachineError};
 use crate::tracking::{
@@ -83,6 +83,8 @@ pub struct DeviceView {
     pub state: String,
     /// Why it is in ERROR, if it is.
     pub error: Option<String>,
+    /// The wires in its Ethernet ports, and what became of their frames in this process.
+    pub wires: Vec<(WireSpec, WireCounts)>,
 }
 
 /// A guest of this process. May be used from any thread.
@@ -258,6 +260,7 @@ impl Guest {
                 .iter()
                 .find(|(label, _)| label == device.label())
                 .map(|(_, why)| why.clone()),
+            wires: device.wires(),
         });
         views.collect()
     }
