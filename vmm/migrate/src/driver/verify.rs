@@ -11,6 +11,7 @@ use crate::error::Error;
 use crate::host::{DestinationHost, PAGE_SIZE, SourceHost};
 use crate::report::{Event, Verified};
 use crate::wire::message::{Digests, StateHash, array};
+use crate::wire::pages::is_zero;
 use crate::wire::{Tag, WireError};
 
 /// Pages whose hashes go in one record.
@@ -18,39 +19,34 @@ const PAGES_A_RECORD: u64 = 4096;
 /// Pages read at once.
 pub(super) const PAGES_A_READ: usize = 64;
 
-/// Appends the hash of each page in `pages`, which `read` copies out.
-pub(super) fn hash_pages<E>(
+/// Gives `each` the hash of each page in `pages`: zeroes as far as `zero_run` knows (to read them would fill
+/// the hole that they are), else what `read_ram` copies out.
+pub(super) fn hash_pages<H, E>(
+    host: &mut H,
     pages: std::ops::Range<u64>,
     buffer: &mut [u8],
-    mut read: impl FnMut(u64, &mut [u8]) -> Result<(), E>,
+    zero_run: impl Fn(&mut H, std::ops::Range<u64>) -> u64,
+    read_ram: impl Fn(&mut H, u64, &mut [u8]) -> Result<(), E>,
     mut each: impl FnMut(u64, u64),
 ) -> Result<(), E> {
+    let of_zeroes = xxh3_64(&[0; PAGE_SIZE]);
     let mut at = pages.start;
     while at < pages.end {
+        let zeroes = zero_run(host, at..pages.end).min(pages.end - at);
+        (at..at + zeroes).for_each(|page| each(page, of_zeroes));
+        at += zeroes;
+        if at == pages.end {
+            break;
+        }
         let count = usize::try_from(pages.end - at).unwrap_or(usize::MAX).min(PAGES_A_READ);
         let contents = buffer.get_mut(..count * PAGE_SIZE).unwrap_or_default();
-        read(at, contents)?;
+        read_ram(host, at, contents)?;
         for (page, contents) in (at..).zip(contents.chunks_exact(PAGE_SIZE)) {
-            each(page, xxh3_64(contents));
+            each(page, if is_zero(contents) { of_zeroes } else { xxh3_64(contents) });
         }
         at += count as u64;
     }
     Ok(())
-}
-
-/// Fills `contents` with zeroes if all of its pages, from `page` on, are known to be zero: to read
-/// them would fill the hole that they are.
-fn is_hole(
-    page: u64,
-    contents: &mut [u8],
-    zero_run: impl FnOnce(std::ops::Range<u64>) -> u64,
-) -> bool {
-    let pages = (contents.len() / PAGE_SIZE) as u64;
-    let hole = zero_run(page..page + pages) >= pages;
-    if hole {
-        contents.fill(0);
-    }
-    hole
 }
 
 impl<H: SourceHost> Session<'_, H> {
@@ -67,16 +63,12 @@ impl<H: SourceHost> Session<'_, H> {
             while at < pages.end {
                 let end = pages.end.min(at + PAGES_A_RECORD);
                 hashes.clear();
-                let host = &mut *self.host;
                 hash_pages(
+                    &mut *self.host,
                     at..end,
                     &mut self.buffer,
-                    |page, contents| {
-                        if is_hole(page, contents, |pages| host.zero_run(pages)) {
-                            return Ok(());
-                        }
-                        host.read_ram(page, contents)
-                    },
+                    H::zero_run,
+                    H::read_ram,
                     |_, hash: u64| hashes.extend_from_slice(&hash.to_le_bytes()),
                 )
                 .map_err(Error::host(phase, "read_ram"))?;
@@ -134,18 +126,14 @@ impl<H: DestinationHost> Incoming<'_, H> {
                             value: head.first,
                         }));
                     }
-                    let host = &mut *self.host;
                     let mut theirs =
                         hashes.chunks_exact(8).map(|h| u64::from_le_bytes(array(h, 0)));
                     hash_pages(
+                        &mut *self.host,
                         pages,
                         &mut loader.buffer,
-                        |page, contents| {
-                            if is_hole(page, contents, |pages| host.zero_run(pages)) {
-                                return Ok(());
-                            }
-                            host.read_ram(page, contents)
-                        },
+                        H::zero_run,
+                        H::read_ram,
                         |page, ours| {
                             verified.pages += 1;
                             if theirs.next() != Some(ours) {
