@@ -20,6 +20,7 @@ case $kind in
         run ndma "$kernel"
         run power "$kernel"
         run net "$kernel" 3
+        run large "$kernel"
         for cpus in 1 4; do run migrate "$kernel" $cpus 20; done
         run points "$kernel" 4 50
         ;;

@@ -80,6 +80,10 @@ pub enum MemoryError {
 pub const MAX_BYTES: u64 = 1 << 40;
 /// RAM comes in multiples of this.
 pub const GRANULE: u64 = 2 << 20;
+
+/// Whether shared memory gets large pages (Documentation/admin-guide/mm/transhuge.rst).
+const SHARED_LARGE_PAGES: &str = "/sys/kernel/mm/transparent_hugepage/shmem_enabled";
+
 /// Populating is done in pieces of this size, so that it can be interrupted.
 const POPULATE_PIECE: u64 = 64 << 20;
 
@@ -163,7 +167,7 @@ impl GuestRam {
         // Guest memory has no place in a core file. A kernel without the advice only dumps more.
         let _ = ram.advise(0, bytes, Advice::LinuxDontDump);
         // In large pages a guest takes a fifth of the second-stage faults, if the host lets shared memory
-        // have them (transparent_hugepage/shmem_enabled).
+        // have them.
         let _ = ram.advise(0, bytes, Advice::LinuxHugepage);
         Ok(ram)
     }
@@ -301,6 +305,13 @@ impl GuestRam {
         };
         let hole = data.min(self.bytes).saturating_sub(oa.0).min(len);
         hole - hole % drogher_iommu_types::PAGE_SIZE
+    }
+
+    /// True if this host gives RAM large pages, but only by page faults: what is written through the
+    /// file gets small ones.
+    #[must_use]
+    pub fn faults_in_large_pages() -> bool {
+        std::fs::read_to_string(SHARED_LARGE_PAGES).is_ok_and(|text| text.contains("[advise]"))
     }
 
     /// Copies `data` to `oa` through the file instead of the mapping: for RAM that nothing has

@@ -13,6 +13,7 @@ use super::guest::Guest;
 use super::source::{holes, oa};
 use crate::console::ConsoleConfig;
 use crate::machine::{Devices, Machine, MachineConfig};
+use crate::memory::GuestRam;
 
 /// What the destination itself decides about the machine that it builds.
 #[derive(Debug)]
@@ -33,15 +34,18 @@ pub struct DestinationGuest {
     setup: Option<DestinationSetup>,
     guest: Option<Arc<Guest>>,
     /// What has come is mapped once, after the bulk pass: until then a page that is written is
-    /// written to the memory file, which costs no page fault. What has not come stays a hole.
+    /// written to the memory file, which costs no page fault, unless faults are what brings large
+    /// pages. What has not come stays a hole.
     mapped: bool,
+    large_pages: bool,
 }
 
 impl DestinationGuest {
     /// Nothing has arrived yet.
     #[must_use]
     pub fn new(setup: DestinationSetup) -> Self {
-        Self { setup: Some(setup), guest: None, mapped: false }
+        let large_pages = GuestRam::faults_in_large_pages();
+        Self { setup: Some(setup), guest: None, mapped: false, large_pages }
     }
 
     /// The guest, once a machine has been built for it.
@@ -104,7 +108,11 @@ impl DestinationHost for DestinationGuest {
         let guest = self.built()?;
         let at = oa(guest, first, data.len())?;
         let ram = guest.machine().ram();
-        if self.mapped { Ok(ram.write_at(at, data)?) } else { Ok(ram.write_unmapped(at, data)?) }
+        if self.mapped || self.large_pages {
+            Ok(ram.write_at(at, data)?)
+        } else {
+            Ok(ram.write_unmapped(at, data)?)
+        }
     }
 
     fn zero_ram(&mut self, pages: Range<u64>) -> Result<(), HostError> {

@@ -156,8 +156,12 @@ fn an_interrupt_of_the_last_device_to_stop_arrives() {
 
     let to = side(can, Some(ram), &port);
     to.guest.machine().devices().begin_resume().expect("it is ready");
-    let mut destination =
-        DestinationGuest { setup: None, guest: Some(Arc::clone(&to.guest)), mapped: true };
+    let mut destination = DestinationGuest {
+        setup: None,
+        guest: Some(Arc::clone(&to.guest)),
+        mapped: true,
+        large_pages: false,
+    };
     destination.load_device(0, &device).expect("it is taken");
     destination.finish_device(0).expect("it is complete");
     destination.load_machine(&state).expect("it is taken");
