@@ -108,6 +108,14 @@ fn the_clock_is_set_again_after_a_pause() {
     let mut tries = [at(1_500_000, 52_500_000), at(4_500_000, 53_510_000)].into_iter();
     let now = until_close(&saved, || Ok::<_, ()>(tries.next().expect("two tries"))).unwrap();
     assert_eq!(now, at(4_500_000, 53_510_000));
+    // 1 ms behind is not close at first, but after so many tries.
+    let mut count = 0;
+    let behind = || {
+        count += 1;
+        Ok::<_, ()>(at(1_000_000, 51_000_000))
+    };
+    until_close(&saved, behind).unwrap();
+    assert_eq!(count, 7, "20 us doubled six times");
     // It never is: that ends too.
     let mut count = 0;
     let never = || {
