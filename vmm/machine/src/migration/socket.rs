@@ -7,6 +7,11 @@ use std::time::Duration;
 
 use drogher_migrate::link::{Link, LinkError};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::net::sockopt::{set_socket_send_buffer_size, set_socket_send_buffer_size_force};
+
+/// Room for some records of 256 KiB. In what a socket has by itself there is none for a whole one, so that
+/// both processes would have to run in turn for each.
+const SEND_BUFFER_BYTES: usize = 2 << 20;
 
 /// A [`Link`] over a connected Unix stream socket.
 #[derive(Debug)]
@@ -21,6 +26,10 @@ impl SocketLink {
     /// When the socket can't be made non-blocking.
     pub fn new(stream: UnixStream) -> std::io::Result<Self> {
         stream.set_nonblocking(true)?;
+        // Beyond the host's limit (net.core.wmem_max) only with rights; less is slower, and no error.
+        if set_socket_send_buffer_size_force(&stream, SEND_BUFFER_BYTES).is_err() {
+            let _ = set_socket_send_buffer_size(&stream, SEND_BUFFER_BYTES);
+        }
         Ok(Self { stream })
     }
 
