@@ -104,6 +104,19 @@ pub enum MachineError {
     /// RAM.
     #[error(transparent)]
     Memory(#[from] MemoryError),
+    /// RAM that the CPU model has no addresses for.
+    #[error(
+        "Guest RAM of {} GiB ends beyond the {bits} bits of address of the CPU model {model}; use less, or --cpu host",
+        bytes >> 30
+    )]
+    AddressBits {
+        /// RAM in bytes.
+        bytes: u64,
+        /// Bits of a physical address.
+        bits: u32,
+        /// The model.
+        model: CpuKind,
+    },
     /// KVM.
     #[error(transparent)]
     Vm(#[from] VmError),
@@ -225,6 +238,7 @@ impl Machine {
         let wiring: Arc<dyn Wiring> = Arc::clone(&vm) as _;
         let devices = make(&spaces, &wiring)?;
         let (model, vcpus) = processors(&vm, cpus, config.cpu)?;
+        check_reach(ram.end_page(), ram.bytes(), model.address_bits(), model.kind())?;
         Ok(Self { vcpus, io, devices, spaces, platform, model, vm, ram })
     }
 
@@ -459,6 +473,15 @@ impl Drop for Machine {
     }
 }
 
+/// Refuses RAM that the guest could not address.
+fn check_reach(end_page: u64, bytes: u64, bits: u32, model: CpuKind) -> Result<(), MachineError> {
+    let pages = 1_u64.checked_shl(bits.saturating_sub(12)).unwrap_or(u64::MAX);
+    if end_page > pages {
+        return Err(MachineError::AddressBits { bytes, bits, model });
+    }
+    Ok(())
+}
+
 /// Address spaces in which all of RAM can be mapped.
 fn spaces(ram: &Arc<GuestRam>) -> Result<Spaces, SpacesError> {
     let map = ram
@@ -485,4 +508,24 @@ fn processors(
     let vcpus = fds.into_iter().map(|(id, fd)| Vcpu::new(vm, fd, id, &model, cpus));
     let vcpus = vcpus.collect::<Result<_, _>>()?;
     Ok((model, vcpus))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ram_beyond_the_models_addresses_is_refused() {
+        let check = |gib: u64| {
+            let end = crate::memory::split(gib << 30).last().map_or(0, |range| range.pages().end);
+            check_reach(end, gib << 30, 39, CpuKind::Baseline)
+        };
+        // One GiB of addresses is not RAM.
+        assert!(check(511).is_ok());
+        let error = check(512).unwrap_err().to_string();
+        assert!(
+            error.contains("512 GiB") && error.contains("39 bits") && error.contains("baseline"),
+            "{error}"
+        );
+    }
 }

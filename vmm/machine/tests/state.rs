@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use common::{LONG, PORT, TestPort, asm, machine, over, say_skipped, skipped};
 use drogher_machine::console::ConsoleConfig;
-use drogher_machine::machine::Machine;
+use drogher_machine::machine::{Machine, MachineConfig, MachineError};
 use drogher_machine::record::{Reader, Tag, stable_parts};
+use drogher_machine::vcpu::cpuid::{CpuKind, ModelError};
 use drogher_machine::wiring::Wiring;
 
 fn saved(machine: &Machine) -> Vec<u8> {
@@ -173,4 +174,32 @@ fn a_machine_can_be_held_and_released_again_and_again() {
         guest.park_io(LONG).expect("it stands");
         guest.park_io(LONG).expect("it stands already");
     }
+}
+
+/// What differs from one host to the next is no part of a baseline guest that has not asked for it: not the
+/// MSRs of its CPU, nor extended state beyond SSE.
+#[test]
+fn the_state_of_the_baseline_is_of_no_host() {
+    let name = "the_state_of_the_baseline_is_of_no_host";
+    if skipped(name) {
+        return;
+    }
+    let config = MachineConfig { cpu: CpuKind::Baseline, ..MachineConfig::new(16 << 20, 1) };
+    let machine = match Machine::create(config) {
+        Err(MachineError::Model(ModelError::NotBaseline(why))) => {
+            return say_skipped(name, &why.to_string());
+        }
+        made => made.expect("a machine"),
+    };
+    let state = saved(&machine);
+    let reader = Reader::new(&state, 1).expect("it is well formed");
+    let number = |bytes: &[u8]| u32::from_le_bytes(bytes[..4].try_into().expect("four bytes"));
+    let msrs: Vec<_> = reader.bytes(Tag::Msrs, 0).expect("MSRs").chunks(16).map(number).collect();
+    assert!(msrs.contains(&0xC000_0082), "IA32_LSTAR: {msrs:x?}");
+    // SPEC_CTRL, ARCH_CAPABILITIES, TSX_CTRL, UMWAIT_CONTROL, BNDCFGS, XSS, TSC_AUX.
+    let of_a_host = [0x48, 0x10A, 0x122, 0xE1, 0xD90, 0xDA0, 0xC000_0103];
+    assert!(!msrs.iter().any(|index| of_a_host.contains(index)), "{msrs:x?}");
+    let xsave = reader.bytes(Tag::Xsave, 0).expect("extended state");
+    assert_eq!(number(&xsave[512..516]) & !3, 0, "x87 and SSE");
+    machine.load_cpu_state(&state).expect("it is loaded");
 }

@@ -1,7 +1,8 @@
 //! A wire to a tap of this host's kernel, one of its queues (Linux's Documentation/networking/tuntap.rst).
 //!
 //! The tap is made beforehand, with `multi_queue`, so that source and destination of a move each have a
-//! queue of it. Prepared, the queue is detached: the kernel gives it no frame and takes none.
+//! queue of it. Prepared, the queue is detached: the kernel gives it no frame. It takes what is written
+//! to it all the same, so that nothing is written is up to the wire.
 #![expect(unsafe_code, reason = "no crate has these two ioctls and queues that are detached")]
 
 use std::os::fd::OwnedFd;
@@ -81,7 +82,8 @@ fn turn(queue: &OwnedFd, flags: u16) -> Result<(), Errno> {
 struct Shared {
     name: String,
     queue: Mutex<Option<Arc<OwnedFd>>>,
-    /// Frames may be sent: the queue is attached.
+    /// Frames may be sent: the queue is attached. Changed under the queue's lock, as who sends looks at it
+    /// and writes under that.
     up: AtomicBool,
     stop: AtomicBool,
     /// Ends the thread's wait at once, as that may be in the guest's blackout.
@@ -99,6 +101,25 @@ impl Shared {
             return Ok(Arc::clone(queue));
         }
         Ok(Arc::clone(queue.insert(Arc::new(open(&self.name)?))))
+    }
+
+    /// Frames may be sent, unless the wire is to end.
+    fn raise(&self) {
+        let _queue = self.queue();
+        self.up.store(!self.stop.load(Ordering::SeqCst), Ordering::SeqCst);
+    }
+
+    /// No frame is sent any more, and none is being sent.
+    fn lower(&self) {
+        let _queue = self.queue();
+        self.up.store(false, Ordering::SeqCst);
+    }
+
+    /// As [`lower`](Self::lower), until the wire is active again.
+    fn end(&self) {
+        let _queue = self.queue();
+        self.stop.store(true, Ordering::SeqCst);
+        self.up.store(false, Ordering::SeqCst);
     }
 }
 
@@ -141,16 +162,11 @@ impl Wire for TapWire {
 
     fn deactivate(&self) {
         let shared = &self.shared;
-        let down = || {
-            // Under the lock: who sends now has sent, or sees it.
-            let _queue = shared.queue();
-            shared.up.store(false, Ordering::SeqCst);
-        };
         let wake = || {
             let wake = shared.wake.as_ref();
             let _ = wake.map(|wake| rustix::io::write(wake, &1_u64.to_ne_bytes()));
         };
-        self.server.end(&shared.stop, down, wake);
+        self.server.end(&shared.stop, || shared.end(), wake);
     }
 
     fn send(&self, frame: &[u8]) -> bool {
@@ -175,9 +191,9 @@ fn serve(shared: &Shared, inbox: &Inbox) {
         match attached {
             Ok(queue) => {
                 told = false;
-                shared.up.store(!shared.stop.load(Ordering::SeqCst), Ordering::SeqCst);
+                shared.raise();
                 let whole = read_all(shared, inbox, &queue);
-                shared.up.store(false, Ordering::SeqCst);
+                shared.lower();
                 if whole && turn(&queue, IFF_DETACH_QUEUE).is_ok() {
                     continue;
                 }

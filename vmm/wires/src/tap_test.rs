@@ -161,3 +161,24 @@ fn what_is_no_tap_for_a_move_is_refused() {
         assert!(error.contains(word), "{error}");
     }
 }
+
+/// The kernel takes what is written to a detached queue, so nobody may be about to write when it is detached.
+#[test]
+fn a_frame_that_is_being_sent_is_waited_for() {
+    let wire = TapWire::new("none".into());
+    let shared = &wire.shared;
+    for change in [Shared::lower, Shared::end] {
+        shared.stop.store(false, Ordering::SeqCst);
+        shared.raise();
+        std::thread::scope(|scope| {
+            let sends = shared.queue();
+            let changes = scope.spawn(|| change(shared));
+            std::thread::sleep(Duration::from_millis(30));
+            assert!(shared.up.load(Ordering::SeqCst) && !changes.is_finished());
+            drop(sends);
+        });
+        assert!(!shared.up.load(Ordering::SeqCst));
+    }
+    shared.raise();
+    assert!(!shared.up.load(Ordering::SeqCst), "it was ended before it was up");
+}

@@ -11,7 +11,7 @@ use crate::device::{self, DeviceSpec};
 use crate::machine::{MAX_CPUS, Machine, MachineConfig, MachineError};
 use crate::memory::{self, RamRange};
 use crate::record;
-use crate::vcpu::cpuid::UnknownCpu;
+use crate::vcpu::cpuid::{CpuKind, ModelError, UnknownCpu};
 
 /// RAM of the machine that a destination makes to see what it could offer; never used.
 const TRIAL_BYTES: u64 = 2 << 20;
@@ -97,8 +97,15 @@ pub(super) fn blockers(
         }
         Err(Trial::Machine(error)) => {
             let reason = drogher_migrate::error::chain(&error);
-            let hint = "see that a guest can be run here at all, with drogher run";
-            found.push(Blocker::new(BlockerCode::Host, reason, hint));
+            let (code, hint) = match error {
+                MachineError::Model(ModelError::NotBaseline(_)) => {
+                    (BlockerCode::Cpu, "use a host that has all of the guest's CPU model")
+                }
+                _ => {
+                    (BlockerCode::Host, "see that a guest can be run here at all, with drogher run")
+                }
+            };
+            found.push(Blocker::new(code, reason, hint));
         }
     }
     found.extend(device::check(&config.devices, plugin_dirs));
@@ -231,11 +238,11 @@ fn other_host(config: &ConfigBlock, trial: &Machine) -> Vec<Blocker> {
             "the CPU that the guest sees is not this host's: CPUID leaves {} differ",
             if differing.is_empty() { "of its own".into() } else { differing.join(", ") }
         );
-        found.push(Blocker::new(
-            BlockerCode::Cpu,
-            reason,
-            "use a host with the same CPU, or run the guest with --cpu baseline",
-        ));
+        let hint = match trial.model().kind() {
+            CpuKind::Host => "use a host with the same CPU, or run the guest with --cpu baseline",
+            CpuKind::Baseline => "use a host of the same vendor, and the same release of drogher",
+        };
+        found.push(Blocker::new(BlockerCode::Cpu, reason, hint));
     }
     found
 }
@@ -250,8 +257,9 @@ fn is_same(leaf: &CpuidLeaf, entry: &kvm_bindings::kvm_cpuid_entry2) -> bool {
         return true;
     }
     let [eax, ebx, ecx, edx] = leaf.registers;
-    // In these two, EBX says on which CPU KVM was asked, and what was enabled at that moment.
-    let ebx_counts = !matches!(leaf.function, 1 | 0xD);
+    // In these, EBX says on which CPU KVM was asked, and what was enabled at that moment. In the other
+    // subleaves of 0xD it is where a part of the extended state lies, which moves as it is.
+    let ebx_counts = !matches!((leaf.function, leaf.index), (1, _) | (0xD, 0 | 1));
     (eax, ecx, edx) == (entry.eax, entry.ecx, entry.edx) && (!ebx_counts || ebx == entry.ebx)
 }
 

@@ -2,6 +2,7 @@ use drogher_migrate::config::{Param, RegionShape};
 use drogher_migrate::{DeviceConfig, VmId};
 
 use super::*;
+use crate::vm::open_kvm;
 
 fn config() -> ConfigBlock {
     let params = vec![Param { key: "scratch_kib".into(), value: "64".into() }];
@@ -137,4 +138,38 @@ fn a_cpu_model_of_another_release_is_refused() {
     let found = blockers(&config, &Expectations::default(), &[]);
     let blocker = found.iter().find(|blocker| blocker.reason.contains("baseline-v3"));
     assert_eq!(blocker.map(|blocker| blocker.code), Some(BlockerCode::Cpu), "{found:?}");
+}
+
+/// Extended state is moved as bytes: where each part lies in it has to be the same.
+#[test]
+fn another_layout_of_the_extended_state_is_another_cpu() {
+    let same = |function, index, ebx| {
+        let leaf = CpuidLeaf { function, index, flags: 1, registers: [8, 0xA80, 0, 0] };
+        let mut entry = kvm_bindings::kvm_cpuid_entry2 { function, index, ..Default::default() };
+        (entry.eax, entry.ebx) = (8, ebx);
+        is_same(&leaf, &entry)
+    };
+    assert!(same(0xD, 9, 0xA80) && !same(0xD, 9, 0x340));
+    assert!(same(0xD, 0, 0x340) && same(0xD, 1, 0x340) && same(1, 0, 0x340), "of the moment");
+    assert!(!same(7, 0, 0x340));
+}
+
+/// A guest of the baseline is not told to be one.
+#[test]
+fn a_baseline_guest_is_told_what_helps_it() {
+    let Ok(trial) = trial("baseline") else {
+        let found = blockers(
+            &ConfigBlock { cpu_model: "baseline".into(), ..config() },
+            &Expectations::default(),
+            &[],
+        );
+        let about = found.iter().find(|blocker| blocker.reason.contains("CPUID leaf"));
+        let code = about.map(|blocker| blocker.code);
+        assert!(open_kvm().is_err() || code == Some(BlockerCode::Cpu), "{found:?}");
+        return;
+    };
+    let khz = trial.model().tsc_khz();
+    let config = ConfigBlock { tsc_khz: khz, cpu_model: "baseline".into(), ..config() };
+    let found = other_host(&config, &trial);
+    assert!(found.len() == 1 && found[0].hint.contains("same vendor"), "{found:?}");
 }

@@ -39,6 +39,31 @@ const HIGHEST: u32 = 0xB;
 const HIGHEST_EXTENDED: u32 = 0x8000_0008;
 const NAME: &[u8; 48] = b"x86-64-v2 (drogher baseline)\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0";
 
+/// MSRs that the model has (Intel SDM, volume 4), or that a guest may read on any KVM: APIC timer's deadline,
+/// SYSENTER, PAT, the default memory type and the ranges, debugging, one bank of machine checks, SYSCALL; and
+/// microcode's revision, platform, miscellaneous; and KVM's second clock.
+const MSRS: [std::ops::Range<u32>; 14] = [
+    0x8B..0x8C,
+    0xCE..0xCF,
+    0x140..0x141,
+    0x174..0x177,
+    0x17A..0x17C,
+    0x1A0..0x1A1,
+    0x1D9..0x1DA,
+    0x200..0x210,
+    0x250..0x300,
+    0x400..0x404,
+    0x6E0..0x6E1,
+    0xC000_0081..0xC000_0085,
+    0xC000_0102..0xC000_0103,
+    0x4B56_4D01..0x4B56_4D02,
+];
+
+/// True if every host that can be the baseline has this MSR.
+pub(super) fn has_msr(index: u32) -> bool {
+    MSRS.iter().any(|range| range.contains(&index))
+}
+
 /// This host cannot be the baseline.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[error(

@@ -143,6 +143,13 @@ impl CpuModel {
         self.kind
     }
 
+    /// Bits of the physical addresses that the guest can use (leaf 0x8000_0008; 36 without it).
+    #[must_use]
+    pub fn address_bits(&self) -> u32 {
+        let leaf = self.entries.iter().find(|e| e.function == 0x8000_0008);
+        leaf.map_or(36, |e| e.eax & 0xFF)
+    }
+
     /// Frequency of the guest's TSC.
     #[must_use]
     pub fn tsc_khz(&self) -> u32 {

@@ -112,7 +112,7 @@ impl Vcpu {
             ioctls::setup_mce(&fd, msrs::MCE_BANKS).map_err(io("set up the machine checks"))?;
         }
         setup::reset_state(&fd).map_err(create)?;
-        let msrs = MsrList::probe(vm.kvm(), &fd).map_err(create)?;
+        let msrs = MsrList::probe(vm.kvm(), &fd, model.kind()).map_err(create)?;
         let tsc_offset = vm.caps().vcpu_attributes && tsc::has_offset(&fd);
         let xsave = state::xsave_buffer(vm.caps().xsave2_bytes).map_err(create)?;
         kick::install().map_err(io("install the kick signal"))?;

@@ -3,6 +3,8 @@
 use kvm_bindings::{Msrs, kvm_msr_entry};
 use kvm_ioctls::{Kvm, VcpuFd};
 
+use super::baseline;
+use super::cpuid::CpuKind;
 use crate::vm::{VmError, refused};
 
 /// IA32_TIME_STAMP_COUNTER: moved by [`tsc`](super::tsc).
@@ -53,9 +55,17 @@ pub enum MsrError {
 }
 
 /// The MSRs that this KVM gives and takes, with a buffer for all of them.
+///
+/// Which those are depends on the host's CPU. For the baseline only those that every host has are moved
+/// always; the others if the guest has changed them, which the model gives it no reason to.
 #[derive(Debug)]
 pub struct MsrList {
+    kind: CpuKind,
     buffer: Msrs,
+    /// What a fresh vCPU has in each.
+    fresh: Vec<u64>,
+    /// Those that are moved, of the last reading.
+    moved: Vec<kvm_msr_entry>,
     /// Those of which KVM keeps the lower half only.
     halves: Vec<u32>,
 }
@@ -73,7 +83,7 @@ impl MsrList {
     ///
     /// # Errors
     /// KVM has no list.
-    pub fn probe(kvm: &Kvm, fd: &VcpuFd) -> Result<Self, VmError> {
+    pub fn probe(kvm: &Kvm, fd: &VcpuFd, kind: CpuKind) -> Result<Self, VmError> {
         let listed = kvm.get_msr_index_list().map_err(refused("list its MSRs"))?;
         let mut entries: Vec<kvm_msr_entry> = Vec::new();
         for &index in listed.as_slice().iter().chain(&UNLISTED) {
@@ -82,27 +92,37 @@ impl MsrList {
             if known || index == TSC || asked_for {
                 continue;
             }
-            if get_one(fd, index).is_some_and(|data| set_one(fd, index, data)) {
-                entries.push(kvm_msr_entry { index, ..Default::default() });
-            } else {
-                tracing::debug!("KVM does not let MSR {index:#x} be moved");
+            match get_one(fd, index).filter(|&data| set_one(fd, index, data)) {
+                Some(data) => entries.push(kvm_msr_entry { index, data, ..Default::default() }),
+                None => tracing::debug!("KVM does not let MSR {index:#x} be moved"),
             }
         }
         let halves = SYSENTER.into_iter().filter(|&index| keeps_half(fd, index)).collect();
-        Ok(Self { buffer: buffer(&entries)?, halves })
+        Self::of(kind, &entries, halves)
+    }
+
+    /// Those of `entries`, which are as on a fresh vCPU.
+    fn of(kind: CpuKind, entries: &[kvm_msr_entry], halves: Vec<u32>) -> Result<Self, VmError> {
+        let fresh = entries.iter().map(|entry| entry.data).collect();
+        let moved = Vec::with_capacity(entries.len());
+        Ok(Self { kind, buffer: buffer(entries)?, fresh, moved, halves })
+    }
+
+    fn is_needed(&self, index: u32) -> bool {
+        self.kind == CpuKind::Host || baseline::has_msr(index)
     }
 
     fn index(&self, at: usize) -> Option<u32> {
         self.buffer.as_slice().get(at).map(|entry| entry.index)
     }
 
-    /// How many MSRs are moved, without the TSC.
+    /// How many MSRs are moved at most, without the TSC.
     #[must_use]
     pub fn count(&self) -> usize {
         self.buffer.as_slice().len()
     }
 
-    /// Reads all.
+    /// Reads all, and gives those that are moved.
     ///
     /// # Errors
     /// The one that KVM refused.
@@ -112,10 +132,22 @@ impl MsrList {
             return Err(MsrError::Refused(index));
         }
         cut(self.buffer.as_mut_slice(), &self.halves);
-        Ok(self.buffer.as_slice())
+        Ok(self.choose())
     }
 
-    /// True if `entries` are exactly the MSRs that are moved here, in any order.
+    /// Those of the buffer that are moved.
+    fn choose(&mut self) -> &[kvm_msr_entry] {
+        let mut moved = std::mem::take(&mut self.moved);
+        moved.clear();
+        let read = self.buffer.as_slice().iter().zip(&self.fresh);
+        let chosen =
+            read.filter(|(entry, fresh)| self.is_needed(entry.index) || entry.data != **fresh);
+        moved.extend(chosen.map(|(entry, _)| *entry));
+        self.moved = moved;
+        &self.moved
+    }
+
+    /// True if `entries` are MSRs that are moved here, in any order, and none that is needed lacks.
     ///
     /// # Errors
     /// The first that is not one of them, comes twice, or does not come.
@@ -128,20 +160,22 @@ impl MsrList {
                 return Err(MsrError::Twice(index));
             }
         }
-        let missing = seen.iter().position(|seen| !seen).and_then(|at| self.index(at));
+        let unseen = self.buffer.as_slice().iter().zip(&seen).filter(|(_, seen)| !**seen);
+        let missing = unseen.map(|(entry, _)| entry.index).find(|&index| self.is_needed(index));
         missing.map_or(Ok(()), |index| Err(MsrError::Missing(index)))
     }
 
-    /// Writes what passed [`check`](Self::check), but for [`TSC_DEADLINE`]: its value is returned
-    /// instead, if it is among them, and 0 is written.
+    /// Writes what passed [`check`](Self::check), and to the others what a fresh vCPU has; but for
+    /// [`TSC_DEADLINE`]: its value is returned instead, if it is among them, and 0 is written.
     ///
     /// # Errors
     /// The one that KVM refused.
     pub fn set(&mut self, fd: &VcpuFd, entries: &[kvm_msr_entry]) -> Result<Option<u64>, MsrError> {
         let mut deadline = None;
-        for (slot, entry) in self.buffer.as_mut_slice().iter_mut().zip(entries) {
-            *slot = *entry;
-            if entry.index == TSC_DEADLINE {
+        for (slot, fresh) in self.buffer.as_mut_slice().iter_mut().zip(&self.fresh) {
+            let entry = entries.iter().find(|entry| entry.index == slot.index);
+            slot.data = entry.map_or(*fresh, |entry| entry.data);
+            if slot.index == TSC_DEADLINE && entry.is_some() {
                 deadline = Some(std::mem::take(&mut slot.data));
             }
         }
@@ -194,5 +228,29 @@ mod tests {
         assert_eq!(entries[1].data, u64::MAX);
         cut(&mut entries, &SYSENTER);
         assert_eq!(entries.map(|e| e.data), [u64::MAX, 0xFFFF_FFFF, 0]);
+    }
+
+    /// IA32_SPEC_CTRL and IA32_XSS, which not all hosts have, and IA32_LSTAR.
+    #[test]
+    fn the_baseline_moves_to_hosts_that_list_other_msrs() {
+        let entry = |index, data| kvm_msr_entry { index, data, ..Default::default() };
+        let (all, few) =
+            ([entry(0x48, 0), entry(0xDA0, 5), entry(0xC000_0082, 0)], [entry(0xC000_0082, 0)]);
+        let list = |kind, entries: &[_]| MsrList::of(kind, entries, Vec::new()).unwrap();
+        let mut rich = list(CpuKind::Baseline, &all);
+        let poor = list(CpuKind::Baseline, &few);
+        rich.buffer.as_mut_slice()[2].data = 0x1234;
+        let saved = rich.choose().to_vec();
+        assert_eq!(saved, [entry(0xC000_0082, 0x1234)]);
+        assert_eq!((poor.check(&saved), rich.check(&few)), (Ok(()), Ok(())));
+        assert_eq!(rich.check(&[]), Err(MsrError::Missing(0xC000_0082)));
+        // What the guest has changed is not lost without a word.
+        rich.buffer.as_mut_slice()[0].data = 4;
+        let saved = rich.choose().to_vec();
+        assert_eq!((saved.len(), poor.check(&saved)), (2, Err(MsrError::Refused(0x48))));
+        // The model host has all of them, or none has it.
+        let mut host = list(CpuKind::Host, &all);
+        assert_eq!(host.choose().len(), 3);
+        assert_eq!(host.check(&few), Err(MsrError::Missing(0x48)));
     }
 }
