@@ -48,7 +48,7 @@ pub enum DeviceError {
     },
     /// A wire for a port that the device does not have.
     #[error(
-        "{device} has {count} Ethernet ports, so {key} means nothing to it; leave it out, or name a device with ports, such as virtio-net"
+        "{device} has {count} Ethernet ports, so {key} means nothing to it; leave it out, or name a device that has some"
     )]
     NoPort {
         /// The device.
