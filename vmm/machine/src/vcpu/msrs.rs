@@ -36,6 +36,9 @@ const UNLISTED: [u32; 33] = [
     0x400, 0x401, 0x402, 0x403,
 ];
 
+/// Most MSRs that KVM takes in one call.
+const MOST_AT_ONCE: usize = 256;
+
 /// Banks of machine checks that a vCPU has: the fewest that KVM gives. Nothing is ever reported in them,
 /// but a guest's kernel complains of a processor without.
 pub const MCE_BANKS: u64 = 1;
@@ -85,18 +88,16 @@ impl MsrList {
     /// KVM has no list.
     pub fn probe(kvm: &Kvm, fd: &VcpuFd, kind: CpuKind) -> Result<Self, VmError> {
         let listed = kvm.get_msr_index_list().map_err(refused("list its MSRs"))?;
-        let mut entries: Vec<kvm_msr_entry> = Vec::new();
+        let mut wanted: Vec<kvm_msr_entry> = Vec::new();
         for &index in listed.as_slice().iter().chain(&UNLISTED) {
-            let known = entries.iter().any(|entry| entry.index == index);
+            let known = wanted.iter().any(|entry| entry.index == index);
             let asked_for = WALL_CLOCK.contains(&index) || HYPER_V.contains(&index);
-            if known || index == TSC || asked_for {
-                continue;
-            }
-            match get_one(fd, index).filter(|&data| set_one(fd, index, data)) {
-                Some(data) => entries.push(kvm_msr_entry { index, data, ..Default::default() }),
-                None => tracing::debug!("KVM does not let MSR {index:#x} be moved"),
+            if !known && index != TSC && !asked_for {
+                wanted.push(kvm_msr_entry { index, ..Default::default() });
             }
         }
+        let read = without_refused(&wanted, |some| fd.get_msrs(some))?;
+        let entries = without_refused(&read, |some| fd.set_msrs(some))?;
         let halves = SYSENTER.into_iter().filter(|&index| keeps_half(fd, index)).collect();
         Self::of(kind, &entries, halves)
     }
@@ -187,6 +188,28 @@ impl MsrList {
     }
 }
 
+/// Those of `wanted` that `call` takes, as it leaves them. It stops at the first that it refuses: that one is
+/// left out, and those behind it are tried again.
+fn without_refused(
+    wanted: &[kvm_msr_entry],
+    call: impl Fn(&mut Msrs) -> Result<usize, kvm_ioctls::Error>,
+) -> Result<Vec<kvm_msr_entry>, VmError> {
+    let mut taken = Vec::with_capacity(wanted.len());
+    let mut rest = wanted;
+    while !rest.is_empty() {
+        let (first, _) = rest.split_at(rest.len().min(MOST_AT_ONCE));
+        let mut some = buffer(first)?;
+        let done = call(&mut some).unwrap_or(0).min(first.len());
+        taken.extend(some.as_slice().iter().take(done));
+        if let Some(refused) = first.get(done) {
+            tracing::debug!("KVM does not let MSR {:#x} be moved", refused.index);
+        }
+        let behind = if done < first.len() { done + 1 } else { done };
+        rest = rest.get(behind..).unwrap_or_default();
+    }
+    Ok(taken)
+}
+
 /// Takes away what cannot be loaded again: the upper half of MSRs of which KVM keeps the lower.
 fn cut(entries: &mut [kvm_msr_entry], halves: &[u32]) {
     for entry in entries.iter_mut().filter(|entry| halves.contains(&entry.index)) {
@@ -228,6 +251,28 @@ mod tests {
         assert_eq!(entries[1].data, u64::MAX);
         cut(&mut entries, &SYSENTER);
         assert_eq!(entries.map(|e| e.data), [u64::MAX, 0xFFFF_FFFF, 0]);
+    }
+
+    #[test]
+    fn what_is_refused_is_left_out_and_the_rest_is_tried() {
+        let entry = |index| kvm_msr_entry { index, ..Default::default() };
+        let wanted: Vec<_> = (0..600).map(entry).collect();
+        let refuses = |index: u32| [0, 7, 8, 255, 256, 599].contains(&index);
+        let calls = std::cell::Cell::new(0);
+        let taken = without_refused(&wanted, |some| {
+            calls.set(calls.get() + 1);
+            assert!(some.as_slice().len() <= MOST_AT_ONCE);
+            let done = some.as_slice().iter().take_while(|e| !refuses(e.index)).count();
+            some.as_mut_slice().iter_mut().take(done).for_each(|e| e.data = 5);
+            Ok(done)
+        });
+        let taken = taken.unwrap();
+        let expected: Vec<_> = (0..600).filter(|index| !refuses(*index)).collect();
+        assert_eq!(taken.iter().map(|e| e.index).collect::<Vec<_>>(), expected);
+        assert!(taken.iter().all(|e| e.data == 5), "as the call left them");
+        assert!(calls.get() < 12, "{} calls", calls.get());
+        let none = without_refused(&wanted, |_| Err(kvm_ioctls::Error::new(libc::EINVAL)));
+        assert!(none.unwrap().is_empty());
     }
 
     /// IA32_SPEC_CTRL and IA32_XSS, which not all hosts have, and IA32_LSTAR.
