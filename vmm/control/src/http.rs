@@ -133,14 +133,20 @@ pub fn respond_lines(stream: &mut UnixStream) -> Result<(), HttpError> {
         .map_err(HttpError::io("answering"))
 }
 
-/// Sends one line of a response started with [`respond_lines`].
+/// Sends lines of a response started with [`respond_lines`], all in one call.
 ///
 /// # Errors
 /// When the socket fails.
-pub fn send_line<T: Serialize>(stream: &mut UnixStream, value: &T) -> Result<(), HttpError> {
-    let mut line = serde_json::to_vec(value).map_err(HttpError::Json)?;
-    line.push(b'\n');
-    stream.write_all(&line).map_err(HttpError::io("answering"))
+pub fn send_lines<T: Serialize>(
+    stream: &mut UnixStream,
+    values: impl IntoIterator<Item = T>,
+) -> Result<(), HttpError> {
+    let mut lines = Vec::new();
+    for value in values {
+        serde_json::to_writer(&mut lines, &value).map_err(HttpError::Json)?;
+        lines.push(b'\n');
+    }
+    stream.write_all(&lines).map_err(HttpError::io("answering"))
 }
 
 /// Sends a request.

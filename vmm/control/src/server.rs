@@ -25,6 +25,8 @@ use drogher_machine::tracking::{Explanation, TrackingStatus, Wishes};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
+use drogher_migrate::report::Event;
+
 use crate::api::{MigrateLine, MigrateRequest, ParamRequest, Refusal, Status, TrackingRequest};
 use crate::http::{self, HttpError, Request};
 use crate::socket::{SocketError, SocketFile, listen, peer_is_us};
@@ -40,6 +42,10 @@ const TURN_AWAY_DEADLINE: Duration = Duration::from_millis(100);
 
 /// A stream of lines says something at least this often.
 const LINE_EVERY: Duration = Duration::from_secs(1);
+/// How long lines gather before they are sent.
+const GATHER: Duration = Duration::from_millis(10);
+/// How much longer if the guest stands meanwhile: most switchovers are over by then.
+const GATHER_IN_SWITCHOVER: Duration = Duration::from_millis(50);
 
 /// What a process can be asked for. Called from any thread, concurrently.
 pub trait Control: Send + Sync + 'static {
@@ -282,8 +288,28 @@ fn stream_lines(
             }
             Err(RecvTimeoutError::Disconnected) => return Ok(()),
         };
-        http::send_line(stream, &line)?;
+        let batch = gather(line, lines);
+        http::send_lines(stream, &batch)?;
     }
+}
+
+/// What follows a line soon: all that goes in one call. A switchover has a dozen events within milliseconds; to
+/// be woken by each, and to wake the client, would take processors from those who hand the guest over.
+fn gather(first: MigrateLine, lines: &Receiver<MigrateLine>) -> Vec<MigrateLine> {
+    let mut batch = vec![first];
+    let mut rest = |wanted: fn(&MigrateLine) -> bool, time| {
+        if batch.last().is_some_and(wanted) {
+            std::thread::sleep(time);
+            batch.extend(lines.try_iter());
+        }
+    };
+    rest(|last| !matches!(last, MigrateLine::Outcome { .. }), GATHER);
+    rest(is_switchover, GATHER_IN_SWITCHOVER);
+    batch
+}
+
+fn is_switchover(line: &MigrateLine) -> bool {
+    matches!(line, MigrateLine::Event { of: Event::Phase { phase, .. } } if phase.in_switchover())
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 use std::sync::Mutex;
 use std::sync::mpsc::channel;
 
+use drogher_migrate::Phase;
 use drogher_migrate::report::Report;
 
 use super::*;
@@ -228,4 +229,27 @@ fn tracking_and_parameters_are_asked_for_and_set() {
         let error = client.put::<_, Value>(path, &body).unwrap_err().to_string();
         assert!(error.contains(word), "{path}: {error}");
     }
+}
+
+/// Nobody is woken for each event while the guest stands.
+#[test]
+fn the_events_of_a_switchover_go_in_one_piece() {
+    let phase = |phase| MigrateLine::Event { of: Event::Phase { phase, round: 2, at_us: 7 } };
+    let (sender, lines) = channel();
+    for each in [Phase::PauseVcpus, Phase::Quiesce, Phase::Stop] {
+        sender.send(phase(each)).unwrap();
+    }
+    // What comes while the guest stands comes in the same piece.
+    let later = std::thread::spawn(move || {
+        std::thread::sleep(GATHER * 2);
+        sender.send(phase(Phase::Commit)).unwrap();
+        sender
+    });
+    let batch = gather(phase(Phase::Forecast), &lines);
+    assert!(batch.len() >= 4 && is_switchover(&batch[1]), "{batch:?}");
+    let sender = later.join().unwrap();
+    let rest = lines.try_iter().count();
+    assert_eq!(batch.len() + rest, 5, "nothing is lost");
+    sender.send(phase(Phase::Running)).unwrap();
+    assert_eq!(gather(phase(Phase::Resend), &lines).len(), 2);
 }
