@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use drogher_control::socket::peer_is_us;
 use drogher_migrate::wire::MAGIC;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::RecvFlags;
 
@@ -26,8 +27,10 @@ const UNKNOWN_MAX: usize = 16;
 enum Kind {
     /// A source.
     Source,
-    /// Nothing that contradicts a source has come.
-    Unknown,
+    /// It has said nothing.
+    Silent,
+    /// Nothing that contradicts a source has come, and not enough to know.
+    Begun,
     /// It has closed without a word.
     Gone,
     /// It speaks something else.
@@ -62,11 +65,13 @@ pub fn wait(
         while let Some((since, stream)) = unknown.get(at) {
             match kind(stream) {
                 Kind::Source => return Ok(Some(unknown.swap_remove(at).1)),
-                Kind::Unknown if since.elapsed() < SILENCE => {
+                Kind::Silent | Kind::Begun if since.elapsed() < SILENCE => {
                     at += 1;
                     continue;
                 }
-                Kind::Unknown => words::say("a connection that said nothing was closed"),
+                Kind::Silent | Kind::Begun => {
+                    words::say("a connection that said nothing was closed")
+                }
                 Kind::Other => words::say(
                     "a connection that does not speak the stream of a migration was closed",
                 ),
@@ -74,9 +79,21 @@ pub fn wait(
             }
             unknown.remove(at);
         }
-        std::thread::sleep(LOOK_EVERY);
+        doze(listener, &unknown);
     }
     Ok(None)
+}
+
+/// Until somebody connects or a silent connection says something; [`LOOK_EVERY`] at most.
+fn doze(listener: &UnixListener, unknown: &[(Instant, UnixStream)]) {
+    // What has come of a greeting stays where it is, and would end each wait at once.
+    let silent = unknown.iter().map(|(_, stream)| stream).filter(|s| kind(s) == Kind::Silent);
+    let listener = PollFd::new(listener, PollFlags::IN);
+    let mut all: Vec<_> = silent.map(|s| PollFd::new(s, PollFlags::IN)).chain([listener]).collect();
+    let wait = Timespec { tv_sec: 0, tv_nsec: LOOK_EVERY.subsec_nanos().into() };
+    if poll(&mut all, Some(&wait)).is_err() {
+        std::thread::sleep(LOOK_EVERY);
+    }
 }
 
 /// Looks at the first bytes, and leaves them where they are.
@@ -86,10 +103,10 @@ fn kind(stream: &UnixStream) -> Kind {
         Ok((0, _)) => Kind::Gone,
         Ok((count, _)) => match first.get(..count) {
             Some(bytes) if bytes == MAGIC => Kind::Source,
-            Some(bytes) if MAGIC.starts_with(bytes) => Kind::Unknown,
+            Some(bytes) if MAGIC.starts_with(bytes) => Kind::Begun,
             _ => Kind::Other,
         },
-        Err(Errno::AGAIN | Errno::INTR) => Kind::Unknown,
+        Err(Errno::AGAIN | Errno::INTR) => Kind::Silent,
         Err(_) => Kind::Gone,
     }
 }
@@ -103,10 +120,10 @@ mod tests {
     #[test]
     fn only_the_magic_number_makes_a_source() {
         let (ours, mut theirs) = UnixStream::pair().unwrap();
-        assert_eq!(kind(&ours), Kind::Unknown);
+        assert_eq!(kind(&ours), Kind::Silent);
         let (begin, end) = MAGIC.split_at(3);
         theirs.write_all(begin).unwrap();
-        assert_eq!(kind(&ours), Kind::Unknown);
+        assert_eq!(kind(&ours), Kind::Begun);
         theirs.write_all(end).unwrap();
         assert_eq!(kind(&ours), Kind::Source);
         assert_eq!(kind(&ours), Kind::Source, "it was left where it is");
