@@ -39,3 +39,15 @@ fn a_cut_is_seen_by_both() {
     assert!(matches!(a.receive(&mut [0; 8], SHORT), Err(LinkError::Closed)));
     assert!(matches!(a.send(&[IoSlice::new(b"x")], SHORT), Err(LinkError::Closed)));
 }
+
+/// For a record of 256 KiB at least, where the host's limits let it.
+#[test]
+fn there_is_room_for_what_is_on_its_way() {
+    let (a, _b) = pair();
+    let (plain, _other) = UnixStream::pair().unwrap();
+    let room = |stream: &UnixStream| rustix::net::sockopt::socket_send_buffer_size(stream).unwrap();
+    let limit = std::fs::read_to_string("/proc/sys/net/core/wmem_max").unwrap();
+    let limit: usize = limit.trim().parse().unwrap();
+    let (ours, by_itself) = (room(&a.stream), room(&plain));
+    assert!(ours >= SEND_BUFFER_BYTES.min(limit).max(by_itself), "{ours}, {by_itself}, {limit}");
+}
