@@ -45,6 +45,7 @@ pub fn receive(args: &ReceiveArgs) -> anyhow::Result<u8> {
         lease: lease.clone(),
         expected,
     };
+    let mut host = DestinationGuest::new(setup);
     let process = Process::waiting();
     let _server = guest::serve(args.control.as_deref(), &process)?;
     let (listener, name) = listen(&path)?;
@@ -59,7 +60,6 @@ pub fn receive(args: &ReceiveArgs) -> anyhow::Result<u8> {
         return Ok(0);
     };
     process.incoming();
-    let mut host = DestinationGuest::new(setup);
     let options = DestinationOptions { lease, ..DestinationOptions::default() };
     let asked = Asked { process: Arc::clone(&process), stop: Arc::clone(&stop) };
     let result = asked.while_heeding(|asked| {

@@ -2,7 +2,8 @@
 //!
 //! An output address ([`Oa`]) of the second stage is the byte offset in that memfd and mapping, so
 //! HVA = base + OA, and every access through [`GuestRam`] is checked against its length. vCPUs and
-//! devices write to this memory at any time: nothing here makes a reference to it.
+//! devices write to this memory at any time: nothing here makes a reference to it, but for
+//! [`GuestRam::quiet_mut`], whose caller answers for nobody else's touching it.
 #![expect(
     unsafe_code,
     reason = "this module owns the mapping of guest RAM: every pointer into \
@@ -234,6 +235,22 @@ impl GuestRam {
         Ok(self.slice(oa, len)?.ptr_guard_mut().as_ptr())
     }
 
+    /// `len` bytes at `oa` as plain memory, to be written by whoever has it.
+    ///
+    /// # Safety
+    /// While the slice lives, nobody else touches these bytes: no vCPU runs, no device does DMA, and no
+    /// other method here is called for them.
+    ///
+    /// # Errors
+    /// They are not inside RAM.
+    #[expect(clippy::mut_from_ref, reason = "guest memory is shared; the caller answers for it")]
+    pub unsafe fn quiet_mut(&self, oa: Oa, len: u64) -> Result<&mut [u8], MemoryError> {
+        let ptr = self.hva(oa, len)?;
+        let len = usize::try_from(len).unwrap_or(0);
+        // SAFETY: valid for `len` bytes while `self` lives (checked by `hva`), and the caller's alone.
+        Ok(unsafe { std::slice::from_raw_parts_mut(ptr, len) })
+    }
+
     /// Copies `data.len()` bytes at `oa` out. An aligned access of 1, 2, 4 or 8 bytes is
     /// single-copy atomic; one thread's accesses are seen in order.
     ///
@@ -305,6 +322,14 @@ impl GuestRam {
         };
         let hole = data.min(self.bytes).saturating_sub(oa.0).min(len);
         hole - hole % drogher_iommu_types::PAGE_SIZE
+    }
+
+    /// How many bytes from `oa` on, which holds something, lie before the next hole; all that there are if that
+    /// cannot be told.
+    #[must_use]
+    pub fn data_at(&self, oa: Oa) -> u64 {
+        let hole = rustix::fs::seek(&*self.file, rustix::fs::SeekFrom::Hole(oa.0));
+        hole.unwrap_or(self.bytes).min(self.bytes).saturating_sub(oa.0)
     }
 
     /// True if this host gives RAM large pages, but only by page faults: what is written through the

@@ -150,7 +150,12 @@ fn holes_are_known_without_filling_them() {
     assert_eq!(ram.hole_at(Oa(MIB + 4096), 3 * MIB), 2 * MIB - 4096);
     assert_eq!(ram.hole_at(Oa(3 * MIB), MIB), 0, "zeroes that were written are no hole");
     assert_eq!(ram.hole_at(Oa(3 * MIB + 4096), MIB), MIB - 4096, "to the end");
-    assert_eq!(blocks(), before);
+    assert_eq!(ram.data_at(Oa(MIB)), 4096, "up to the next hole");
+    ram.write_unmapped(Oa(MIB + 4096), &[1; 8192]).expect("inside");
+    assert_eq!((ram.data_at(Oa(MIB)), ram.data_at(Oa(MIB + 4096))), (12288, 8192));
+    ram.write_unmapped(Oa(4 * MIB - 1), &[1]).expect("inside");
+    assert_eq!(ram.data_at(Oa(4 * MIB - 4096)), 4096, "to the end");
+    assert_eq!(blocks(), before + 3 * 8, "only what was written");
 }
 
 #[test]

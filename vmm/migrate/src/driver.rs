@@ -11,6 +11,7 @@ mod load;
 mod precopy;
 mod ram;
 mod source;
+mod store;
 mod switchover;
 mod verify;
 

@@ -21,6 +21,27 @@ pub const PAGE_SIZE: usize = 4096;
 /// a write fault of the guest waits for.
 pub const PIECE_PAGES: u64 = 16_384;
 
+/// How a range of pages begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Extent {
+    /// So many pages that nothing has ever been written to: zeroes, and reading them would fill the
+    /// hole that they are.
+    Hole(u64),
+    /// So many pages that may hold anything.
+    Data(u64),
+}
+
+impl Extent {
+    /// The same within `pages`, of which there is one at least; never empty.
+    pub(crate) fn within(self, pages: u64) -> Self {
+        match self {
+            Self::Hole(hole) if hole > 0 => Self::Hole(hole.min(pages)),
+            Self::Hole(_) => Self::Data(pages),
+            Self::Data(data) => Self::Data(data.clamp(1, pages)),
+        }
+    }
+}
+
 /// Which harvest of the vCPU log this is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Harvest {
@@ -136,11 +157,10 @@ pub trait SourceHost {
     /// of the piece next. A log that is cleared by reading it has nothing to do here.
     fn clear_vcpu_log(&mut self, region: usize, pages: Range<u64>) -> Result<(), Self::Error>;
 
-    /// How many pages from `pages.start` on are known to hold zeroes without looking, like a hole
-    /// in the memory file: reading a hole would fill it. At most the length of `pages`. Asked in
-    /// the bulk pass, and for `--verify`: what is dirty is no hole.
-    fn zero_run(&mut self, _pages: Range<u64>) -> u64 {
-        0
+    /// How `pages` begin: as a hole in the memory file, or with contents. Asked in the bulk pass, and
+    /// for `--verify`: what is dirty is no hole.
+    fn extent(&mut self, pages: Range<u64>) -> Extent {
+        Extent::Data(pages.end - pages.start)
     }
 
     /// Copies guest memory from page `first` on; `buf` is a whole number of pages. The guest may
@@ -199,6 +219,13 @@ pub trait DestinationHost {
     /// parked vCPU threads. RAM reads as zeroes.
     fn prepare(&mut self, config: &ConfigBlock) -> Result<(), Self::Error>;
 
+    /// Where these pages lie in this process, if what they are to hold may be received right there; else it
+    /// is received elsewhere and goes through [`write_ram`](Self::write_ram). Only before
+    /// [`run`](Self::run): nobody else touches guest memory then.
+    fn ram_mut(&mut self, _pages: Range<u64>) -> Option<&mut [u8]> {
+        None
+    }
+
     /// Stores pages from page `first` on; `data` is a whole number of pages.
     fn write_ram(&mut self, first: u64, data: &[u8]) -> Result<(), Self::Error>;
 
@@ -219,9 +246,9 @@ pub trait DestinationHost {
     /// [`run`](Self::run) cannot fail for a reason that lies in the state.
     fn load_machine(&mut self, state: &[u8]) -> Result<(), Self::Error>;
 
-    /// For `--verify`: as [`SourceHost::zero_run`].
-    fn zero_run(&mut self, _pages: Range<u64>) -> u64 {
-        0
+    /// For `--verify`: as [`SourceHost::extent`].
+    fn extent(&mut self, pages: Range<u64>) -> Extent {
+        Extent::Data(pages.end - pages.start)
     }
 
     /// For `--verify`: copies guest memory out again.

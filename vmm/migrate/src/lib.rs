@@ -23,6 +23,7 @@ mod converge;
 pub mod destination;
 mod driver;
 pub mod error;
+pub mod hash;
 pub mod host;
 pub mod lease;
 pub mod link;
@@ -43,7 +44,8 @@ pub use control::{Control, Refusal, Request};
 pub use driver::{Env, receive, send};
 pub use error::Error;
 pub use host::{
-    DestinationHost, DevicePending, DeviceRead, GuestEnd, Harvest, Paused, SourceHost, StateDigest,
+    DestinationHost, DevicePending, DeviceRead, Extent, GuestEnd, Harvest, Paused, SourceHost,
+    StateDigest,
 };
 pub use lease::{HeldLease, Lease, LeaseError, LeaseRecord, LeaseState, Permit, Permits, VmId};
 pub use link::{Clock, Hooks, Link, LinkError, NoHooks, SystemClock};

@@ -7,14 +7,12 @@ use drogher_migrate::{Blocker, BlockerCode, ConfigBlock, MemoryRegion};
 
 use super::error::HostError;
 use super::guest::Guest;
+use super::offer::Offer;
 use crate::device::{self, DeviceSpec};
-use crate::machine::{MAX_CPUS, Machine, MachineConfig, MachineError};
+use crate::machine::{MAX_CPUS, Machine, MachineError};
 use crate::memory::{self, RamRange};
 use crate::record;
-use crate::vcpu::cpuid::{CpuKind, ModelError, UnknownCpu};
-
-/// RAM of the machine that a destination makes to see what it could offer; never used.
-const TRIAL_BYTES: u64 = 2 << 20;
+use crate::vcpu::cpuid::{CpuKind, CpuModel, ModelError, UnknownCpu};
 
 /// What the user of a destination expects; a guest that is otherwise is refused.
 #[derive(Debug, Clone, Default)]
@@ -73,6 +71,7 @@ pub(super) fn blockers(
     config: &ConfigBlock,
     expected: &Expectations,
     plugin_dirs: &[PathBuf],
+    offer: Result<Offer, MachineError>,
 ) -> Vec<Blocker> {
     let mut found = unexpected(config, expected);
     found.extend(memory_blocker(config));
@@ -89,40 +88,30 @@ pub(super) fn blockers(
         let hint = "use a newer build here";
         found.push(Blocker::new(BlockerCode::MachineState, reason, hint));
     }
-    match trial(&config.cpu_model) {
-        Ok(trial) => found.extend(other_host(config, &trial)),
-        Err(Trial::Model(unknown)) => {
+    match config.cpu_model.parse() {
+        Ok(kind) => match offer.and_then(|offer| Ok(offer.model(kind)?)) {
+            Ok(ours) => found.extend(other_cpu(config, &ours)),
+            Err(error) => found.push(no_machine(&error)),
+        },
+        Err(unknown) => {
+            let unknown: UnknownCpu = unknown;
             let hint = "use the same release of drogher on both sides";
             found.push(Blocker::new(BlockerCode::Cpu, unknown.to_string(), hint));
-        }
-        Err(Trial::Machine(error)) => {
-            let reason = drogher_migrate::error::chain(&error);
-            let (code, hint) = match error {
-                MachineError::Model(ModelError::NotBaseline(_)) => {
-                    (BlockerCode::Cpu, "use a host that has all of the guest's CPU model")
-                }
-                _ => {
-                    (BlockerCode::Host, "see that a guest can be run here at all, with drogher run")
-                }
-            };
-            found.push(Blocker::new(code, reason, hint));
         }
     }
     found.extend(device::check(&config.devices, plugin_dirs));
     found
 }
 
-/// Why there is no machine to compare with.
-enum Trial {
-    Model(UnknownCpu),
-    Machine(MachineError),
-}
-
-/// A small machine with the guest's CPU model.
-fn trial(cpu_model: &str) -> Result<Machine, Trial> {
-    let cpu = cpu_model.parse().map_err(Trial::Model)?;
-    let config = MachineConfig { cpu, ..MachineConfig::new(TRIAL_BYTES, 1) };
-    Machine::create(config).map_err(Trial::Machine)
+/// Why there is no machine, or no such CPU, to compare with.
+fn no_machine(error: &MachineError) -> Blocker {
+    let (code, hint) = match error {
+        MachineError::Model(ModelError::NotBaseline(_)) => {
+            (BlockerCode::Cpu, "use a host that has all of the guest's CPU model")
+        }
+        _ => (BlockerCode::Host, "see that a guest can be run here at all, with drogher run"),
+    };
+    Blocker::new(code, drogher_migrate::error::chain(error), hint)
 }
 
 /// What stands against RAM as `config` has it: another layout, or too much of it.
@@ -216,17 +205,17 @@ fn strange_paths(config: &ConfigBlock, expected: &Expectations) -> Vec<Blocker> 
     found
 }
 
-/// What this host's CPU cannot be, seen from a machine made on it.
-fn other_host(config: &ConfigBlock, trial: &Machine) -> Vec<Blocker> {
+/// What the guest's CPU has that this host's model of it has not.
+fn other_cpu(config: &ConfigBlock, model: &CpuModel) -> Vec<Blocker> {
     let mut found = Vec::new();
-    let khz = trial.model().tsc_khz();
+    let khz = model.tsc_khz();
     if config.tsc_khz != khz {
         let reason =
             format!("the guest's TSC runs at {} kHz, this host's at {khz} kHz", config.tsc_khz);
         found.push(Blocker::new(BlockerCode::Tsc, reason, "use a host of the same frequency"));
     }
     let cpus = u8::try_from(config.cpus).unwrap_or(MAX_CPUS);
-    let Ok(ours) = trial.model().for_vcpu(0, cpus) else { return found };
+    let Ok(ours) = model.for_vcpu(0, cpus) else { return found };
     let differing: Vec<_> = config
         .cpuid
         .iter()
@@ -238,7 +227,7 @@ fn other_host(config: &ConfigBlock, trial: &Machine) -> Vec<Blocker> {
             "the CPU that the guest sees is not this host's: CPUID leaves {} differ",
             if differing.is_empty() { "of its own".into() } else { differing.join(", ") }
         );
-        let hint = match trial.model().kind() {
+        let hint = match model.kind() {
             CpuKind::Host => "use a host with the same CPU, or run the guest with --cpu baseline",
             CpuKind::Baseline => "use a host of the same vendor, and the same release of drogher",
         };

@@ -135,7 +135,7 @@ fn ram_that_cannot_be_here_is_a_blocker_before_it_is_made() {
 #[test]
 fn a_cpu_model_of_another_release_is_refused() {
     let config = ConfigBlock { cpu_model: "baseline-v3".into(), ..config() };
-    let found = blockers(&config, &Expectations::default(), &[]);
+    let found = blockers(&config, &Expectations::default(), &[], Offer::find());
     let blocker = found.iter().find(|blocker| blocker.reason.contains("baseline-v3"));
     assert_eq!(blocker.map(|blocker| blocker.code), Some(BlockerCode::Cpu), "{found:?}");
 }
@@ -157,19 +157,17 @@ fn another_layout_of_the_extended_state_is_another_cpu() {
 /// A guest of the baseline is not told to be one.
 #[test]
 fn a_baseline_guest_is_told_what_helps_it() {
-    let Ok(trial) = trial("baseline") else {
-        let found = blockers(
-            &ConfigBlock { cpu_model: "baseline".into(), ..config() },
-            &Expectations::default(),
-            &[],
-        );
+    let model = Offer::find().map(|offer| offer.model(CpuKind::Baseline));
+    let Ok(Ok(model)) = model else {
+        let config = ConfigBlock { cpu_model: "baseline".into(), ..config() };
+        let found = blockers(&config, &Expectations::default(), &[], Offer::find());
         let about = found.iter().find(|blocker| blocker.reason.contains("CPUID leaf"));
         let code = about.map(|blocker| blocker.code);
         assert!(open_kvm().is_err() || code == Some(BlockerCode::Cpu), "{found:?}");
         return;
     };
-    let khz = trial.model().tsc_khz();
+    let khz = model.tsc_khz();
     let config = ConfigBlock { tsc_khz: khz, cpu_model: "baseline".into(), ..config() };
-    let found = other_host(&config, &trial);
+    let found = other_cpu(&config, &model);
     assert!(found.len() == 1 && found[0].hint.contains("same vendor"), "{found:?}");
 }

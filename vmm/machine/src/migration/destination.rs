@@ -4,13 +4,18 @@ use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use drogher_migrate::{Blocker, BlockerCode, ConfigBlock, DestinationHost, Permits, StateDigest};
+use drogher_iommu_types::Gpa;
+
+use drogher_migrate::{
+    Blocker, BlockerCode, ConfigBlock, DestinationHost, Extent, Permits, StateDigest,
+};
 
 use super::describe::{self, Expectations};
 use super::digest;
 use super::error::HostError;
 use super::guest::Guest;
-use super::source::{holes, oa};
+use super::offer::Trial;
+use super::source::{Extents, oa};
 use crate::console::ConsoleConfig;
 use crate::machine::{Devices, Machine, MachineConfig};
 use crate::memory::GuestRam;
@@ -32,20 +37,33 @@ pub struct DestinationSetup {
 #[derive(Debug)]
 pub struct DestinationGuest {
     setup: Option<DestinationSetup>,
+    trial: Trial,
     guest: Option<Arc<Guest>>,
     /// What has come is mapped once, after the bulk pass: until then a page that is written is
     /// written to the memory file, which costs no page fault, unless faults are what brings large
     /// pages. What has not come stays a hole.
     mapped: bool,
+    extents: Extents,
     large_pages: bool,
+    /// From when on RAM is not this thread's alone.
+    running: bool,
 }
 
 impl DestinationGuest {
-    /// Nothing has arrived yet.
+    /// Nothing has arrived yet. What this host can offer is looked for from now on: the longer before
+    /// [`receive`](super::receive), the less a source waits for it.
     #[must_use]
     pub fn new(setup: DestinationSetup) -> Self {
         let large_pages = GuestRam::faults_in_large_pages();
-        Self { setup: Some(setup), guest: None, mapped: false, large_pages }
+        Self {
+            setup: Some(setup),
+            trial: Trial::begin(),
+            guest: None,
+            mapped: false,
+            extents: Extents::default(),
+            large_pages,
+            running: false,
+        }
     }
 
     /// The guest, once a machine has been built for it.
@@ -91,7 +109,8 @@ impl DestinationHost for DestinationGuest {
             let hint = "start another drogher receive";
             return vec![Blocker::new(BlockerCode::Other, "a guest has arrived already", hint)];
         };
-        describe::blockers(config, &setup.expected, &setup.plugin_dirs)
+        let offer = self.trial.take();
+        describe::blockers(config, &setup.expected, &setup.plugin_dirs, offer)
     }
 
     fn prepare(&mut self, config: &ConfigBlock) -> Result<(), HostError> {
@@ -102,6 +121,19 @@ impl DestinationHost for DestinationGuest {
         guest.machine().devices().begin_resume()?;
         self.guest = Some(guest);
         Ok(())
+    }
+
+    #[expect(unsafe_code, reason = "contents are received right into guest RAM")]
+    fn ram_mut(&mut self, pages: Range<u64>) -> Option<&mut [u8]> {
+        if self.running || !(self.mapped || self.large_pages) {
+            return None;
+        }
+        let bytes = (pages.end - pages.start) << 12;
+        let ram = self.guest.as_ref()?.machine().ram();
+        let at = ram.oa(Gpa(pages.start << 12), bytes)?;
+        // SAFETY: vCPUs are parked and devices are not running, which closes the gates to their DMA, until
+        // `run` sets `running`; and the slice borrows `self`, through which all else here goes.
+        unsafe { ram.quiet_mut(at, bytes) }.ok()
     }
 
     fn write_ram(&mut self, first: u64, data: &[u8]) -> Result<(), HostError> {
@@ -151,8 +183,9 @@ impl DestinationHost for DestinationGuest {
         Ok(machine.devices().load(pci)?)
     }
 
-    fn zero_run(&mut self, pages: Range<u64>) -> u64 {
-        self.guest.as_ref().map_or(0, |guest| holes(guest, pages))
+    fn extent(&mut self, pages: Range<u64>) -> Extent {
+        let all = pages.end - pages.start;
+        self.guest.as_ref().map_or(Extent::Data(all), |guest| self.extents.of(guest, pages))
     }
 
     fn read_ram(&mut self, first: u64, buf: &mut [u8]) -> Result<(), HostError> {
@@ -166,6 +199,7 @@ impl DestinationHost for DestinationGuest {
     }
 
     fn run(&mut self, permits: &Permits, paused: bool) -> Result<(), HostError> {
+        self.running = true;
         Ok(self.built()?.start(permits, paused)?)
     }
 }

@@ -11,6 +11,7 @@ mod digest;
 mod error;
 mod guest;
 mod hook;
+mod offer;
 mod socket;
 mod source;
 mod watch;

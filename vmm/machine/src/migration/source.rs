@@ -7,7 +7,8 @@ use std::time::Duration;
 use drogher_iommu::Oa;
 use drogher_iommu_types::{DirtyBitmap, Gpa, mutant};
 use drogher_migrate::{
-    ConfigBlock, DevicePending, DeviceRead, Harvest, Paused, Permits, SourceHost, StateDigest,
+    ConfigBlock, DevicePending, DeviceRead, Extent, Harvest, Paused, Permits, SourceHost,
+    StateDigest,
 };
 
 use super::describe;
@@ -27,6 +28,7 @@ pub struct SourceGuest {
     guest: Arc<Guest>,
     wishes: Wishes,
     log: DirtyLog,
+    extents: Extents,
     /// The saved state of vCPUs, with room reserved: nothing is allocated in the blackout.
     cpu_state: Vec<u8>,
 }
@@ -37,7 +39,7 @@ impl SourceGuest {
     pub fn new(guest: Arc<Guest>, wishes: Wishes) -> Self {
         let log = guest.machine().dirty_log();
         let cpu_state = guest.machine().state_buffer();
-        Self { guest, wishes, log, cpu_state }
+        Self { guest, wishes, log, extents: Extents::default(), cpu_state }
     }
 
     fn region(&self, region: usize) -> Result<RamRange, HostError> {
@@ -53,11 +55,32 @@ pub(super) fn oa(guest: &Guest, first: u64, bytes: usize) -> Result<Oa, HostErro
     oa.ok_or(HostError::NotRam { gpa: gpa.0, bytes })
 }
 
-/// How many pages from the first of `pages` on nothing has ever been written to.
-pub(super) fn holes(guest: &Guest, pages: Range<u64>) -> u64 {
-    let bytes = (pages.end - pages.start) << 12;
-    let ram = guest.machine().ram();
-    ram.oa(Gpa(pages.start << 12), bytes).map_or(0, |at| ram.hole_at(at, bytes) >> 12)
+/// Where RAM holds something. What does may be remembered, since nothing makes a hole of it; what does not,
+/// may not: somebody may write to it meanwhile.
+#[derive(Debug, Default)]
+pub(super) struct Extents {
+    /// Pages found to hold something, the last that were asked for.
+    data: Range<u64>,
+}
+
+impl Extents {
+    /// How `pages` begin.
+    pub(super) fn of(&mut self, guest: &Guest, pages: Range<u64>) -> Extent {
+        let all = pages.end - pages.start;
+        if !self.data.contains(&pages.start) {
+            let ram = guest.machine().ram();
+            let Some(at) = ram.oa(Gpa(pages.start << 12), all << 12) else {
+                return Extent::Data(all);
+            };
+            let hole = ram.hole_at(at, all << 12) >> 12;
+            if hole > 0 {
+                return Extent::Hole(hole);
+            }
+            // To the end of the data, however far it is: it is looked for once.
+            self.data = pages.start..pages.start + (ram.data_at(at) >> 12).max(1);
+        }
+        Extent::Data(all.min(self.data.end - pages.start))
+    }
 }
 
 impl SourceHost for SourceGuest {
@@ -111,8 +134,8 @@ impl SourceHost for SourceGuest {
         Ok(self.log.clear_harvested(pages)?)
     }
 
-    fn zero_run(&mut self, pages: Range<u64>) -> u64 {
-        holes(&self.guest, pages)
+    fn extent(&mut self, pages: Range<u64>) -> Extent {
+        self.extents.of(&self.guest, pages)
     }
 
     fn read_ram(&mut self, first: u64, buf: &mut [u8]) -> Result<(), HostError> {

@@ -158,19 +158,41 @@ fn an_interrupt_of_the_last_device_to_stop_arrives() {
     to.guest.machine().devices().begin_resume().expect("it is ready");
     let mut destination = DestinationGuest {
         setup: None,
+        trial: Trial::default(),
         guest: Some(Arc::clone(&to.guest)),
         mapped: true,
+        extents: Extents::default(),
         large_pages: false,
+        running: false,
     };
+    assert_places(&mut destination, to.guest.machine().ram());
     destination.load_device(0, &device).expect("it is taken");
     destination.finish_device(0).expect("it is complete");
     destination.load_machine(&state).expect("it is taken");
     destination.run(&to.lease.permits(), false).expect("it goes on");
+    assert!(destination.ram_mut(PLACE).is_none(), "RAM is the guest's again");
     assert_eq!(port.wait_writes(3), [1, VECTOR, VECTOR]);
     to.fake.irq(0);
     assert_eq!(port.wait_writes(4).len(), 4, "and interrupts work on");
     to.guest.end().expect("it stops");
     assert_eq!(port.writes().len(), 4, "each exactly once");
+}
+
+/// Pages that nothing here uses.
+const PLACE: Range<u64> = 0x300..0x302;
+
+/// A destination gives RAM away to be written once that is cheap, where it is, and no more of it.
+fn assert_places(destination: &mut DestinationGuest, ram: &GuestRam) {
+    let place = destination.ram_mut(PLACE).expect("it is mapped");
+    assert_eq!(place.len(), 8192);
+    place.fill(0x5A);
+    let mut bytes = [0; 3 * 4096];
+    ram.read_at(Oa(PLACE.start << 12), &mut bytes).expect("inside");
+    assert!(bytes[..8192].iter().all(|b| *b == 0x5A) && bytes[8192..].iter().all(|b| *b == 0));
+    assert!(destination.ram_mut(1 << 30..(1 << 30) + 1).is_none(), "no RAM there");
+    destination.mapped = false;
+    assert!(destination.ram_mut(PLACE).is_none(), "each page would be a fault");
+    destination.mapped = true;
 }
 
 /// Where the storming guest counts.

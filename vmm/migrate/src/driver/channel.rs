@@ -177,6 +177,29 @@ impl<'a> Channel<'a> {
         }
     }
 
+    /// Fills `place` with contents that follow the last record, which must come until then.
+    pub(super) fn contents(&mut self, place: &mut [u8], until: Duration) -> Result<(), Error> {
+        let (phase, begin) = (self.phase, self.now());
+        let mut filled = 0;
+        loop {
+            let timeout = self.poll.min(until.saturating_sub(self.now()));
+            let (clock, end) = (self.clock, self.clock.now() + timeout.max(GLANCE));
+            let mut look = Look { timeout, over: &mut || clock.now() >= end };
+            let full = self.reader.contents(&mut *self.link, place, &mut filled, &mut look);
+            match full.map_err(|error| self.read_error(phase, error))? {
+                true => return Ok(()),
+                false if self.now() >= until => {
+                    return Err(Error::Deadline {
+                        phase,
+                        what: "send the contents of pages",
+                        waited: self.now().saturating_sub(begin),
+                    });
+                }
+                false => self.check_stop()?,
+            }
+        }
+    }
+
     /// The peer's preamble, which must come until then.
     pub(super) fn preamble(&mut self, until: Duration) -> Result<Preamble, Error> {
         let phase = self.phase;

@@ -8,7 +8,7 @@ use drogher_iommu_types::mutant;
 use super::ram::PIECE_WORDS;
 use super::source::Session;
 use crate::error::Error;
-use crate::host::{Harvest, PAGE_SIZE, SourceHost};
+use crate::host::{Extent, Harvest, PAGE_SIZE, SourceHost};
 use crate::phase::Phase;
 use crate::wire::Tag;
 use crate::wire::pages::Taken;
@@ -101,19 +101,23 @@ impl<H: SourceHost> Session<'_, H> {
             at += u64::from(self.left_out);
         }
         while at < run.end {
-            let holes = match self.phase {
-                Phase::Bulk => self.host.zero_run(at..run.end).min(run.end - at),
-                _ => 0,
+            let left = run.end - at;
+            let data = match self.phase {
+                Phase::Bulk => match self.host.extent(at..run.end).within(left) {
+                    Extent::Data(data) => data,
+                    Extent::Hole(zeroes) => {
+                        match self.builder.zeroes(at..at + zeroes) {
+                            true => at += zeroes,
+                            false => self.flush_pages()?,
+                        }
+                        self.keep_alive()?;
+                        continue;
+                    }
+                },
+                // What was written to is no hole.
+                _ => left,
             };
-            if holes > 0 {
-                match self.builder.zeroes(at..at + holes) {
-                    true => at += holes,
-                    false => self.flush_pages()?,
-                }
-                self.keep_alive()?;
-                continue;
-            }
-            let count = usize::try_from(run.end - at).unwrap_or(usize::MAX);
+            let count = usize::try_from(data).unwrap_or(usize::MAX);
             let count = count.min(self.builder.room());
             let space = self.builder.space(count);
             let read = self.host.read_ram(at, space);

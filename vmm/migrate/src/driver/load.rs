@@ -3,25 +3,25 @@
 use std::ops::Range;
 
 use drogher_iommu_types::{DirtyBitmap, Gpa};
-use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
 use super::destination::Incoming;
 use super::verify::PAGES_A_READ;
 use crate::config::ConfigBlock;
 use crate::error::Error;
+use crate::hash::{Hasher, hash_of};
 use crate::host::{DestinationHost, PAGE_SIZE};
 use crate::phase::Phase;
 use crate::report::{Event, Round, micros};
 use crate::wire::message::{
     DeviceData, DeviceEnd, HANDOVER_PAUSED, HANDOVER_VERIFY, Handover, PhaseReached, Sync, Synced,
 };
-use crate::wire::pages::{PagesView, RunView};
+use crate::wire::pages::{MAX_DATA_PAGES, PagesHead};
 use crate::wire::{Record, Tag, WireError};
 
 /// One device's state so far.
 #[derive(Default)]
 struct DeviceGot {
-    hash: Xxh3,
+    hash: Hasher,
     bytes: u64,
     complete: bool,
 }
@@ -30,9 +30,9 @@ struct DeviceGot {
 pub(super) struct RegionGot {
     pages: Range<u64>,
     /// Has come, as contents or as zeroes.
-    seen: DirtyBitmap,
+    pub(super) seen: DirtyBitmap,
     /// Holds something else than zeroes, perhaps: a zero page is written only here.
-    written: DirtyBitmap,
+    pub(super) written: DirtyBitmap,
 }
 
 /// What has come so far.
@@ -40,8 +40,10 @@ pub(super) struct Loader {
     regions: Vec<RegionGot>,
     devices: Vec<DeviceGot>,
     machine_state: Vec<u8>,
-    hash_pages: bool,
-    round: Round,
+    pub(super) hash_pages: bool,
+    /// Of the pages record that is being taken.
+    pub(super) head: PagesHead,
+    pub(super) round: Round,
     phase_round: u32,
     bulk_done: bool,
     pub(super) buffer: Vec<u8>,
@@ -67,10 +69,11 @@ impl Loader {
             devices,
             machine_state: Vec::with_capacity(machine),
             hash_pages,
+            head: PagesHead::new(),
             round: Round::default(),
             phase_round: 0,
             bulk_done: false,
-            buffer: vec![0; PAGES_A_READ * PAGE_SIZE],
+            buffer: vec![0; PAGES_A_READ.max(MAX_DATA_PAGES) * PAGE_SIZE],
         })
     }
 
@@ -99,7 +102,7 @@ impl Loader {
     }
 }
 
-fn gpas(pages: &Range<u64>) -> Range<Gpa> {
+pub(super) fn gpas(pages: &Range<u64>) -> Range<Gpa> {
     Gpa(pages.start << 12)..Gpa(pages.end << 12)
 }
 
@@ -132,37 +135,6 @@ impl<H: DestinationHost> Incoming<'_, H> {
             _ => return Err(self.channel.unexpected(record, "the guest has not come yet")),
         }
         Ok(None)
-    }
-
-    fn take_pages(&mut self, loader: &mut Loader, record: &Record) -> Result<(), Error> {
-        let phase = self.phase;
-        let payload = self.channel.reader.payload(record);
-        let known = |pages: &Range<u64>| loader.region(pages).is_some();
-        let view = PagesView::decode(payload, loader.hash_pages, record.at, known);
-        let view = view.map_err(|e| self.channel.stream(e))?;
-        for run in view.runs() {
-            match run {
-                RunView::Data { first, contents } => {
-                    let pages = first..first + (contents.len() / PAGE_SIZE) as u64;
-                    let written = self.host.write_ram(first, contents);
-                    written.map_err(Error::host(phase, "write_ram"))?;
-                    if let Some(region) = loader.region(&pages) {
-                        region.seen.set_range(gpas(&pages)).map_err(Error::bitmap)?;
-                        region.written.set_range(gpas(&pages)).map_err(Error::bitmap)?;
-                    }
-                    loader.round.pages += pages.end - pages.start;
-                }
-                RunView::Zero { pages } => {
-                    if let Some(region) = loader.region(&pages) {
-                        region.seen.set_range(gpas(&pages)).map_err(Error::bitmap)?;
-                        zero(self.host, phase, region, pages.clone())?;
-                    }
-                    loader.round.pages += pages.end - pages.start;
-                    loader.round.zero_pages += pages.end - pages.start;
-                }
-            }
-        }
-        Ok(())
     }
 
     fn take_phase(&mut self, loader: &mut Loader, record: &Record) -> Result<(), Error> {
@@ -279,7 +251,7 @@ impl<H: DestinationHost> Incoming<'_, H> {
             return Err(self.channel.unexpected(record, "a device's state is not complete"));
         }
         let state = &loader.machine_state;
-        if (state.len() as u64, xxh3_64(state)) != (handover.machine_bytes, handover.machine_hash) {
+        if (state.len() as u64, hash_of(state)) != (handover.machine_bytes, handover.machine_hash) {
             return Err(self.channel.stream(WireError::Value {
                 at: record.at,
                 what: "bytes of machine state, or their hash, differ from what came; total",
@@ -320,29 +292,4 @@ impl<H: DestinationHost> Incoming<'_, H> {
         self.reach(Phase::Ready, loader.phase_round);
         Ok(())
     }
-}
-
-/// Makes pages zero where something was written.
-fn zero<H: DestinationHost>(
-    host: &mut H,
-    phase: Phase,
-    region: &RegionGot,
-    pages: Range<u64>,
-) -> Result<(), Error> {
-    let mut at = pages.start;
-    while at < pages.end {
-        let touched = |page: u64| region.written.test(Gpa(page << 12));
-        if !touched(at) {
-            at += 1;
-            continue;
-        }
-        let mut end = at + 1;
-        while end < pages.end && touched(end) {
-            end += 1;
-        }
-        host.zero_ram(at..end).map_err(Error::host(phase, "zero_ram"))?;
-        region.written.clear_range(gpas(&(at..end))).map_err(Error::bitmap)?;
-        at = end;
-    }
-    Ok(())
 }

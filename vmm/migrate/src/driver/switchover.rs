@@ -3,10 +3,10 @@
 use std::time::{Duration, Instant};
 
 use drogher_iommu_types::mutant;
-use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
 use super::source::Session;
 use crate::error::Error;
+use crate::hash::{Hasher, hash_of};
 use crate::host::{Harvest, SourceHost};
 use crate::lease::HeldLease;
 use crate::phase::Phase;
@@ -17,7 +17,7 @@ use crate::wire::{MAX_CHUNK, Tag};
 /// What has been sent of a device's state.
 #[derive(Default)]
 pub(super) struct DeviceSent {
-    pub(super) hash: Xxh3,
+    pub(super) hash: Hasher,
     pub(super) bytes: u64,
 }
 
@@ -48,7 +48,8 @@ impl<H: SourceHost> Session<'_, H> {
         let before = (self.report.pages, self.channel.writer.bytes());
         self.enter(Phase::FinalHarvest)?;
         self.harvest(Harvest::Final, true)?;
-        self.send_dirty(false)?;
+        // Cleared, so that the last harvest finds what saving dirties and not all of this again.
+        self.send_dirty(true)?;
         self.report.downtime.final_us = self.lap(&mut mark);
 
         self.enter(Phase::DeviceState)?;
@@ -71,7 +72,7 @@ impl<H: SourceHost> Session<'_, H> {
             epoch: lease.epoch(),
             flags,
             machine_bytes: self.machine_state.len() as u64,
-            machine_hash: xxh3_64(&self.machine_state),
+            machine_hash: hash_of(&self.machine_state),
         };
         let until = self.send_deadline();
         self.channel.record(Tag::Handover, &[&handover.encode()], &[], until)?;

@@ -2,13 +2,12 @@
 
 use std::time::Duration;
 
-use xxhash_rust::xxh3::xxh3_64;
-
 use super::destination::Incoming;
 use super::load::Loader;
 use super::source::Session;
 use crate::error::Error;
-use crate::host::{DestinationHost, PAGE_SIZE, SourceHost};
+use crate::hash::hash_of;
+use crate::host::{DestinationHost, Extent, PAGE_SIZE, SourceHost};
 use crate::report::{Event, Verified};
 use crate::wire::message::{Digests, StateHash, array};
 use crate::wire::pages::is_zero;
@@ -19,30 +18,32 @@ const PAGES_A_RECORD: u64 = 4096;
 /// Pages read at once.
 pub(super) const PAGES_A_READ: usize = 64;
 
-/// Gives `each` the hash of each page in `pages`: zeroes as far as `zero_run` knows (to read them would fill
-/// the hole that they are), else what `read_ram` copies out.
+/// Gives `each` the hash of each page in `pages`: of zeroes in what `extent` knows as a hole (to read it would
+/// fill it), else of what `read_ram` copies out.
 pub(super) fn hash_pages<H, E>(
     host: &mut H,
     pages: std::ops::Range<u64>,
     buffer: &mut [u8],
-    zero_run: impl Fn(&mut H, std::ops::Range<u64>) -> u64,
+    extent: impl Fn(&mut H, std::ops::Range<u64>) -> Extent,
     read_ram: impl Fn(&mut H, u64, &mut [u8]) -> Result<(), E>,
     mut each: impl FnMut(u64, u64),
 ) -> Result<(), E> {
-    let of_zeroes = xxh3_64(&[0; PAGE_SIZE]);
+    let of_zeroes = hash_of(&[0; PAGE_SIZE]);
     let mut at = pages.start;
     while at < pages.end {
-        let zeroes = zero_run(host, at..pages.end).min(pages.end - at);
-        (at..at + zeroes).for_each(|page| each(page, of_zeroes));
-        at += zeroes;
-        if at == pages.end {
-            break;
-        }
-        let count = usize::try_from(pages.end - at).unwrap_or(usize::MAX).min(PAGES_A_READ);
+        let data = match extent(host, at..pages.end).within(pages.end - at) {
+            Extent::Hole(zeroes) => {
+                (at..at + zeroes).for_each(|page| each(page, of_zeroes));
+                at += zeroes;
+                continue;
+            }
+            Extent::Data(data) => data,
+        };
+        let count = usize::try_from(data).unwrap_or(usize::MAX).min(PAGES_A_READ);
         let contents = buffer.get_mut(..count * PAGE_SIZE).unwrap_or_default();
         read_ram(host, at, contents)?;
         for (page, contents) in (at..).zip(contents.chunks_exact(PAGE_SIZE)) {
-            each(page, if is_zero(contents) { of_zeroes } else { xxh3_64(contents) });
+            each(page, if is_zero(contents) { of_zeroes } else { hash_of(contents) });
         }
         at += count as u64;
     }
@@ -67,7 +68,7 @@ impl<H: SourceHost> Session<'_, H> {
                     &mut *self.host,
                     at..end,
                     &mut self.buffer,
-                    H::zero_run,
+                    H::extent,
                     H::read_ram,
                     |_, hash: u64| hashes.extend_from_slice(&hash.to_le_bytes()),
                 )
@@ -132,7 +133,7 @@ impl<H: DestinationHost> Incoming<'_, H> {
                         &mut *self.host,
                         pages,
                         &mut loader.buffer,
-                        H::zero_run,
+                        H::extent,
                         H::read_ram,
                         |page, ours| {
                             verified.pages += 1;

@@ -66,9 +66,9 @@ impl Limits {
         }
     }
 
-    /// Bytes that a reader's buffer needs for any record allowed now.
+    /// Bytes that a reader's buffer needs for any record allowed now, without page contents.
     pub(crate) fn buffer(&self) -> u64 {
-        [Tag::Config, Tag::Pages, Tag::DeviceData, Tag::MachineState, Tag::Digests]
+        [Tag::Config, Tag::DeviceData, Tag::MachineState, Tag::Digests]
             .into_iter()
             .map(|tag| self.of(Some(tag)))
             .fold(MAX_UNKNOWN, u64::max)

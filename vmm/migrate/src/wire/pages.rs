@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | 0 | 4 | number of runs |
 //! | 4 | 4 | zero |
-//! | 8 | 8 | xxh3 of the contents, if that feature was chosen, else zero |
+//! | 8 | 8 | xxh64 of the contents, if that feature was chosen, else zero |
 //! | 16 | 16 each | runs: first page (8), pages (4), kind (4; 0 contents follow, 1 zeroes) |
 //! | | 4096 each | contents, in the order of the runs |
 //!
@@ -12,10 +12,9 @@
 
 use std::ops::Range;
 
-use xxhash_rust::xxh3::xxh3_64;
-
 use super::message::{array, put};
 use super::{At, WireError};
+use crate::hash::hash_of;
 use crate::host::PAGE_SIZE;
 
 /// Most pages with contents in a record: 256 KiB.
@@ -32,7 +31,7 @@ const KIND_ZERO: u32 = 1;
 
 /// A run of pages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Run {
+pub(crate) struct Run {
     first: u64,
     pages: u32,
     kind: u32,
@@ -167,7 +166,7 @@ impl PagesBuilder {
         self.put_last();
         let runs = (self.meta.len() - PAGES_HEAD) / RUN_BYTES;
         let contents = self.contents.get(..self.data_pages * PAGE_SIZE).unwrap_or_default();
-        let hash = if self.hash { xxh3_64(contents) } else { 0 };
+        let hash = if self.hash { hash_of(contents) } else { 0 };
         let head = u32::try_from(runs).unwrap_or(u32::MAX).to_le_bytes();
         put(&mut self.meta, 0, &head);
         put(&mut self.meta, 8, &hash.to_le_bytes());
@@ -197,39 +196,35 @@ pub(crate) fn is_zero(bytes: &[u8]) -> bool {
     })
 }
 
-/// What a run asks the destination to do.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum RunView<'a> {
-    /// Store these contents from page `first` on.
-    Data {
-        /// The first page.
-        first: u64,
-        /// A whole number of pages.
-        contents: &'a [u8],
-    },
-    /// These pages are zero.
-    Zero {
-        /// The pages.
-        pages: Range<u64>,
-    },
+/// The head of a pages record that was received: what its contents have to be.
+#[derive(Debug, Default)]
+pub(crate) struct PagesHead {
+    /// The runs in order. Room for the most that there can be is kept.
+    pub(crate) runs: Vec<Run>,
+    /// The hash of the contents, if that feature was chosen.
+    pub(crate) hash: u64,
 }
 
-/// A pages record that was received and found whole.
-#[derive(Debug)]
-pub(crate) struct PagesView<'a> {
-    runs: &'a [u8],
-    contents: &'a [u8],
-}
+impl PagesHead {
+    /// Room for any record.
+    pub(crate) fn new() -> Self {
+        Self { runs: Vec::with_capacity(MAX_RUNS), hash: 0 }
+    }
 
-impl<'a> PagesView<'a> {
-    /// Checks a payload: sizes, and the hash if `hash` was chosen. Whether the pages exist is
-    /// checked by `known`, which says whether a range of pages is RAM.
+    /// The pages whose contents follow, in order.
+    pub(crate) fn data(&self) -> impl Iterator<Item = Range<u64>> {
+        self.runs.iter().filter(|run| !run.is_zero()).map(Run::range)
+    }
+
+    /// Takes the checked part of a payload, which `contents` bytes follow, and checks its sizes. Whether the
+    /// pages exist is checked by `known`, which says whether a range of pages is RAM.
     pub(crate) fn decode(
-        payload: &'a [u8],
-        hash: bool,
+        &mut self,
+        payload: &[u8],
+        contents: u64,
         at: At,
         known: impl Fn(&Range<u64>) -> bool,
-    ) -> Result<Self, WireError> {
+    ) -> Result<(), WireError> {
         let size = |what| WireError::Size { at, what, length: payload.len() };
         let (head, rest) = payload.split_at_checked(PAGES_HEAD).ok_or_else(|| size("head"))?;
         let count = u32::from_le_bytes(array(head, 0));
@@ -237,49 +232,44 @@ impl<'a> PagesView<'a> {
         if count == 0 || count > MAX_RUNS {
             return Err(WireError::Value { at, what: "number of runs", value: count as u64 });
         }
-        let (runs, contents) =
-            rest.split_at_checked(count * RUN_BYTES).ok_or_else(|| size("runs"))?;
+        if rest.len() != count * RUN_BYTES {
+            return Err(size("runs"));
+        }
+        self.hash = u64::from_le_bytes(array(head, 8));
+        self.runs.clear();
         let mut data_pages = 0u64;
-        for run in runs.chunks_exact(RUN_BYTES).map(Run::decode) {
-            let pages = u64::from(run.pages);
-            let range = run.first..run.first.saturating_add(pages);
-            if pages == 0 || !known(&range) {
+        for run in rest.chunks_exact(RUN_BYTES).map(Run::decode) {
+            let range = run.range();
+            if run.pages == 0 || !known(&range) {
                 return Err(WireError::Value { at, what: "page", value: run.first });
             }
             match run.kind {
-                KIND_DATA => data_pages += pages,
+                KIND_DATA => data_pages += u64::from(run.pages),
                 KIND_ZERO => {}
                 kind => {
                     return Err(WireError::Value { at, what: "kind of run", value: kind.into() });
                 }
             }
+            self.runs.push(run);
         }
-        if contents.len() as u64 != data_pages.saturating_mul(PAGE_SIZE as u64) {
+        if contents != data_pages.saturating_mul(PAGE_SIZE as u64) {
             return Err(size("contents"));
         }
-        if hash && xxh3_64(contents) != u64::from_le_bytes(array(head, 8)) {
-            return Err(WireError::PageHash { at });
-        }
-        Ok(Self { runs, contents })
-    }
-
-    /// The runs in order.
-    pub(crate) fn runs(&self) -> impl Iterator<Item = RunView<'a>> + use<'a> {
-        let mut rest = self.contents;
-        self.runs.chunks_exact(RUN_BYTES).map(Run::decode).map(move |run| {
-            let pages = u64::from(run.pages);
-            if run.kind == KIND_ZERO {
-                return RunView::Zero { pages: run.first..run.first + pages };
-            }
-            let bytes = usize::try_from(pages).unwrap_or(0).saturating_mul(PAGE_SIZE);
-            let (contents, after) = rest.split_at_checked(bytes).unwrap_or((rest, &[]));
-            rest = after;
-            RunView::Data { first: run.first, contents }
-        })
+        Ok(())
     }
 }
 
 impl Run {
+    /// Its pages.
+    pub(crate) fn range(&self) -> Range<u64> {
+        self.first..self.first.saturating_add(u64::from(self.pages))
+    }
+
+    /// True if its pages are zero, and no contents follow.
+    pub(crate) fn is_zero(&self) -> bool {
+        self.kind == KIND_ZERO
+    }
+
     fn decode(bytes: &[u8]) -> Self {
         Self {
             first: u64::from_le_bytes(array(bytes, 0)),

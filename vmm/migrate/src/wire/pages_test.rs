@@ -2,25 +2,37 @@ use super::*;
 
 const AT: At = At { record: 3, offset: 99, tag: Some(3) };
 
-fn payload(builder: &mut PagesBuilder) -> Vec<u8> {
-    let (meta, contents) = builder.finish();
-    [meta, contents].concat()
+/// The checked part, and the contents.
+fn payload(builder: &mut PagesBuilder) -> (Vec<u8>, Vec<u8>) {
+    let (head, contents) = builder.finish();
+    (head.to_vec(), contents.to_vec())
 }
 
 /// Pages, and their contents unless they are zero.
 type Pages = (Range<u64>, Option<Vec<u8>>);
 
-fn decode(bytes: &[u8]) -> Result<Vec<Pages>, WireError> {
+fn decode((head, contents): &(Vec<u8>, Vec<u8>)) -> Result<Vec<Pages>, WireError> {
     let known = |pages: &Range<u64>| pages.end <= 1000 && pages.start < pages.end;
-    let view = PagesView::decode(bytes, true, AT, known)?;
-    let run = |run| match run {
-        RunView::Data { first, contents } => {
-            let pages = (contents.len() / PAGE_SIZE) as u64;
-            (first..first + pages, Some(contents.to_vec()))
+    let mut decoded = PagesHead::new();
+    decoded.decode(head, contents.len() as u64, AT, known)?;
+    assert!(decoded.runs.capacity() <= MAX_RUNS, "nothing is allocated for a record");
+    let mut rest = &contents[..];
+    let mut found = Vec::new();
+    for run in &decoded.runs {
+        let (pages, count) = (run.range(), usize::try_from(run.pages).unwrap());
+        if run.is_zero() {
+            found.push((pages, None));
+            continue;
         }
-        RunView::Zero { pages } => (pages, None),
-    };
-    Ok(view.runs().map(run).collect())
+        let (own, behind) = rest.split_at(count * PAGE_SIZE);
+        found.push((pages, Some(own.to_vec())));
+        rest = behind;
+    }
+    assert!(rest.is_empty());
+    match hash_of(contents) == decoded.hash {
+        true => Ok(found),
+        false => Err(WireError::PageHash { at: AT }),
+    }
 }
 
 /// Puts pages `first..` with these bytes in, as the engine does.
@@ -91,17 +103,16 @@ fn any_flipped_bit_is_refused_or_changes_no_contents() {
     put(&mut builder, 10, &[1, 0, 2]);
     let bytes = payload(&mut builder);
     let good = decode(&bytes).unwrap();
-    let head = PAGES_HEAD + 3 * RUN_BYTES;
     // The head is under the record's checksum besides; here it may only never panic. Contents are
     // under the hash alone.
-    for at in 0..head * 8 {
+    for at in 0..bytes.0.len() * 8 {
         let mut bad = bytes.clone();
-        bad[at / 8] ^= 1 << (at % 8);
+        bad.0[at / 8] ^= 1 << (at % 8);
         let _ = decode(&bad);
     }
-    for at in (head * 8..bytes.len() * 8).step_by(101) {
+    for at in (0..bytes.1.len() * 8).step_by(101) {
         let mut bad = bytes.clone();
-        bad[at / 8] ^= 1 << (at % 8);
+        bad.1[at / 8] ^= 1 << (at % 8);
         assert!(matches!(decode(&bad), Err(WireError::PageHash { .. })), "bit {at}");
     }
     assert_eq!(decode(&bytes).unwrap(), good);
@@ -112,11 +123,17 @@ fn a_payload_of_any_other_length_is_refused() {
     let mut builder = PagesBuilder::new(true);
     put(&mut builder, 10, &[1, 0, 2]);
     let bytes = payload(&mut builder);
-    for len in (0..200).chain((200..bytes.len()).step_by(97)) {
-        decode(&bytes[..len]).unwrap_err();
+    let (head, contents) = bytes;
+    for len in 0..head.len() {
+        decode(&(head[..len].to_vec(), contents.clone())).unwrap_err();
     }
-    let longer = [&bytes[..], &[0]].concat();
-    assert!(matches!(decode(&longer), Err(WireError::Size { what: "contents", .. })));
+    decode(&([&head[..], &[0]].concat(), contents.clone())).unwrap_err();
+    for len in (0..contents.len()).step_by(97).chain([contents.len() + 1, 1 << 20]) {
+        let mut other = contents.clone();
+        other.resize(len, 0);
+        let error = decode(&(head.clone(), other)).unwrap_err();
+        assert!(matches!(error, WireError::Size { what: "contents", .. }), "{len}");
+    }
 }
 
 #[test]
@@ -127,8 +144,8 @@ fn runs_that_cannot_be_are_refused() {
         bytes.extend_from_slice(&first.to_le_bytes());
         bytes.extend_from_slice(&pages.to_le_bytes());
         bytes.extend_from_slice(&kind.to_le_bytes());
-        bytes[8..16].copy_from_slice(&xxh3_64(&[]).to_le_bytes());
-        bytes
+        bytes[8..16].copy_from_slice(&hash_of(&[]).to_le_bytes());
+        (bytes, Vec::new())
     };
     assert_eq!(decode(&run(5, 1, KIND_ZERO)).unwrap(), vec![(5..6, None)]);
     for bad in [
@@ -142,9 +159,9 @@ fn runs_that_cannot_be_are_refused() {
         decode(&bad).unwrap_err();
     }
     let mut none = run(5, 1, KIND_ZERO);
-    none[0] = 0;
+    none.0[0] = 0;
     assert!(matches!(decode(&none), Err(WireError::Value { what: "number of runs", .. })));
-    none[..4].copy_from_slice(&u32::MAX.to_le_bytes());
+    none.0[..4].copy_from_slice(&u32::MAX.to_le_bytes());
     assert!(matches!(decode(&none), Err(WireError::Value { what: "number of runs", .. })));
 }
 

@@ -17,8 +17,8 @@ pub const PREAMBLE_BYTES: usize = 40;
 /// How every stream begins: not text, so that a text protocol is told apart at once.
 pub const MAGIC: [u8; 8] = *b"\x89DROGHER";
 /// The version of the stream that this crate speaks.
-pub const WIRE_VERSION: u32 = 1;
-/// Page contents carry an xxh3 hash.
+pub const WIRE_VERSION: u32 = 2;
+/// Page contents carry a [hash](crate::hash).
 pub const FEATURE_PAGE_HASH: u64 = 1;
 /// All features that this crate knows.
 pub const KNOWN_FEATURES: u64 = FEATURE_PAGE_HASH;

@@ -32,13 +32,15 @@ pub(crate) struct Look<'a> {
     pub(crate) over: &'a mut dyn FnMut() -> bool,
 }
 
-/// A record that has come whole and whose checksum is right. Its payload is
+/// A record whose checksum is right, and which has come whole but for page contents. Its payload is
 /// [`Reader::payload`] until the next look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Record {
     pub(crate) tag: Tag,
     pub(crate) at: At,
     length: usize,
+    /// Bytes of page contents that follow: [`Reader::contents`] takes them, to where they belong.
+    pub(crate) contents: u64,
 }
 
 /// Takes records off a link.
@@ -48,6 +50,8 @@ pub(crate) struct Reader {
     head: [u8; PREAMBLE_BYTES],
     filled: usize,
     header: Option<RecordHeader>,
+    /// Bytes of the last record's contents that nobody has taken yet.
+    contents: u64,
     payload: Vec<u8>,
     records: u64,
     offset: u64,
@@ -61,6 +65,7 @@ impl Reader {
             head: [0; PREAMBLE_BYTES],
             filled: 0,
             header: None,
+            contents: 0,
             payload: Vec::new(),
             records: 0,
             offset: 0,
@@ -113,6 +118,10 @@ impl Reader {
         link: &mut dyn Link,
         look: &mut Look<'_>,
     ) -> Result<Option<Record>, ReadError> {
+        if self.contents > 0 {
+            let why = "the contents of the pages before it were not taken";
+            return Err(WireError::Unexpected { at: self.at(), why }.into());
+        }
         loop {
             let header = match self.header {
                 Some(header) => header,
@@ -126,28 +135,54 @@ impl Reader {
                     header
                 }
             };
-            // Bounded by check_header, so it fits.
-            let length = usize::try_from(header.length).unwrap_or(usize::MAX);
+            // Bounded by check_header, so it fits. What is not checked are page contents.
+            let length = usize::try_from(header.checked).unwrap_or(usize::MAX);
             if !self.fill_payload(link, length, look)? {
                 return Ok(None);
             }
             let at = self.at();
-            let checked = usize::try_from(header.checked).unwrap_or(usize::MAX);
-            let covered = self.payload.get(..checked).unwrap_or_default();
+            let covered = self.payload.get(..length).unwrap_or_default();
             if crc32fast::hash(covered) != header.crc {
                 return Err(WireError::Checksum { at }.into());
             }
             self.header = None;
             self.filled = 0;
             self.records += 1;
-            self.offset += HEADER_BYTES as u64 + header.length;
+            self.contents = header.length - u64::from(header.checked);
+            self.offset += HEADER_BYTES as u64 + u64::from(header.checked);
             // An unknown tag that is not optional was refused with its header.
             if let Some(tag) = Tag::from_number(header.tag) {
-                return Ok(Some(Record { tag, at, length }));
+                return Ok(Some(Record { tag, at, length, contents: self.contents }));
             }
             if (look.over)() {
                 return Ok(None);
             }
+        }
+    }
+
+    /// Takes contents that follow the last record into `place`, from `filled` on; false if the look has ended
+    /// before it is full.
+    pub(crate) fn contents(
+        &mut self,
+        link: &mut dyn Link,
+        place: &mut [u8],
+        filled: &mut usize,
+        look: &mut Look<'_>,
+    ) -> Result<bool, ReadError> {
+        let (before, wanted) = (*filled, place.len());
+        let at = At { record: self.records.saturating_sub(1), offset: self.offset, tag: None };
+        if self.contents < (wanted - before) as u64 {
+            return Err(WireError::Size { at, what: "contents", length: wanted }.into());
+        }
+        let full = fill(link, place, filled, look, at, "contents");
+        let got = (*filled - before) as u64;
+        self.contents -= got;
+        self.offset += got;
+        match full {
+            Err(ReadError::Link(LinkError::Closed)) => {
+                Err(WireError::Truncated { at, what: "contents", got: *filled, wanted }.into())
+            }
+            other => other,
         }
     }
 

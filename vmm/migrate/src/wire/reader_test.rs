@@ -194,3 +194,81 @@ fn a_peer_that_takes_a_byte_at_a_time_does_not_hold_the_sender() {
     assert_eq!(link.bytes.len(), 10);
     assert!(writer.is_torn());
 }
+
+/// A record of pages, and one behind it.
+fn pages() -> Vec<u8> {
+    let mut link = Pieces::of(&[], 9);
+    let mut writer = Writer::new(Duration::ZERO);
+    writer.preamble(&Preamble { version: WIRE_VERSION, mandatory: 0, optional: 0 });
+    let contents = [[1; 4096], [2; 4096]].concat();
+    writer.record(&mut link, Tag::Pages, &[&[9; 32]], &contents, &mut go_on).unwrap();
+    writer.record(&mut link, Tag::Cancel, &[b"next"], &[], &mut go_on).unwrap();
+    link.bytes.into_iter().collect()
+}
+
+/// A reader behind the head of the pages.
+fn at_contents(link: &mut Pieces) -> Reader {
+    let mut reader = Reader::new();
+    reader.limits = Limits::accepted(&crate::config::ConfigBlock::empty());
+    while reader.preamble(link, &mut glance()).unwrap().is_none() {}
+    let record = loop {
+        if let Some(record) = reader.poll(link, &mut glance()).unwrap() {
+            break record;
+        }
+    };
+    assert_eq!((record.tag, record.contents), (Tag::Pages, 8192));
+    assert_eq!(reader.payload(&record), [9; 32], "without the contents");
+    reader
+}
+
+#[test]
+fn contents_come_to_where_they_belong_piece_by_piece() {
+    for piece in [1, 100, 4096, 1 << 20] {
+        let bytes = pages();
+        let mut link = Pieces::of(&bytes, piece);
+        let mut reader = at_contents(&mut link);
+        for value in [1, 2] {
+            let (mut place, mut filled) = ([0; 4096], 0);
+            while !reader.contents(&mut link, &mut place, &mut filled, &mut glance()).unwrap() {}
+            assert!(place.iter().all(|b| *b == value), "piece {piece}");
+        }
+        let next = loop {
+            if let Some(record) = reader.poll(&mut link, &mut glance()).unwrap() {
+                break record;
+            }
+        };
+        assert_eq!(reader.payload(&next), b"next");
+        assert_eq!(reader.bytes(), bytes.len() as u64);
+    }
+}
+
+#[test]
+fn contents_are_neither_left_nor_exceeded_nor_cut_unnoticed() {
+    let bytes = pages();
+    let mut link = Pieces::of(&bytes, 1 << 20);
+    let mut reader = at_contents(&mut link);
+    let left = reader.poll(&mut link, &mut glance());
+    assert!(matches!(left, Err(ReadError::Wire(WireError::Unexpected { .. }))), "{left:?}");
+    let (mut large, mut filled) = (vec![0; 8193], 0);
+    let more = reader.contents(&mut link, &mut large, &mut filled, &mut glance());
+    assert!(matches!(more, Err(ReadError::Wire(WireError::Size { .. }))), "{more:?}");
+    for cut in 1..8192usize {
+        if cut % 613 != 0 && cut != 8191 {
+            continue;
+        }
+        let end = bytes.len() - 8192 + cut - (HEADER_BYTES + 4);
+        let mut link = Pieces::of(&bytes[..end], 1 << 20);
+        let mut reader = at_contents(&mut link);
+        let (mut place, mut filled) = (vec![0; 8192], 0);
+        let error = loop {
+            match reader.contents(&mut link, &mut place, &mut filled, &mut glance()) {
+                Ok(full) => assert!(!full),
+                Err(error) => break error,
+            }
+        };
+        let ReadError::Wire(WireError::Truncated { got, wanted, .. }) = error else {
+            panic!("cut at {cut}: {error:?}");
+        };
+        assert_eq!((got, wanted), (cut, 8192));
+    }
+}

@@ -7,11 +7,11 @@ use std::time::Duration;
 use drogher_iommu_types::{DirtyBitmap, Gpa};
 use drogher_migrate::config::{ConfigBlock, DeviceConfig, LeaseIdentity, MemoryRegion};
 use drogher_migrate::{
-    Blocker, DestinationHost, DevicePending, DeviceRead, GuestEnd, Harvest, Paused, Permit,
+    Blocker, DestinationHost, DevicePending, DeviceRead, Extent, GuestEnd, Harvest, Paused, Permit,
     Permits, Side, SourceHost, StateDigest, VmId,
 };
 
-use super::world::{State, World, index};
+use super::world::{Page, State, World, index};
 
 /// More pages than one piece of the log, and not a multiple of 64.
 pub const LOW_PAGES: u64 = 16_500;
@@ -262,8 +262,14 @@ impl SourceHost for Source {
                 self.got.extend(found);
             }
             Harvest::Last => {
-                let late = std::mem::take(&mut self.late);
-                set(into, late.into_iter());
+                let found: Vec<u64> = self.log.range(own.clone()).copied().collect();
+                for page in &found {
+                    assert!(
+                        self.late.contains(page),
+                        "page {page:#x} was sent by the final harvest"
+                    );
+                }
+                set(into, found.into_iter());
             }
         }
         if kind == Harvest::Final {
@@ -289,7 +295,6 @@ impl SourceHost for Source {
         assert!(pages.start >= own.start && pages.end <= own.end);
         assert!(pages.end - pages.start <= drogher_migrate::host::PIECE_PAGES);
         assert!((pages.start - own.start).is_multiple_of(64));
-        assert!(!self.stopped(), "the log is cleared in the downtime");
         self.call("clear_vcpu_log")?;
         // Only what was got may be cleared; it is not got any more then.
         let got: Vec<u64> = self.got.range(pages).copied().collect();
@@ -300,13 +305,16 @@ impl SourceHost for Source {
         self.call("clear_vcpu_log")
     }
 
-    fn zero_run(&mut self, pages: Range<u64>) -> u64 {
+    fn extent(&mut self, pages: Range<u64>) -> Extent {
         if self.slow_reads > 0 {
-            return 0;
+            return Extent::Data(pages.end - pages.start);
         }
         let state = self.world.lock();
         let next = state.ram[0].range(pages.clone()).next();
-        next.map_or(pages.end, |(page, _)| *page) - pages.start
+        match next.map_or(pages.end, |(page, _)| *page) - pages.start {
+            0 => Extent::Data(1),
+            hole => Extent::Hole(hole),
+        }
     }
 
     fn read_ram(&mut self, first: u64, buf: &mut [u8]) -> Result<(), Injected> {
@@ -409,23 +417,44 @@ pub struct Destination {
     permit: Option<Permit>,
     device: Vec<u8>,
     pub blockers: Vec<Blocker>,
+    /// Contents come right to where they belong.
+    pub direct: bool,
+    /// Where they come to: from this page on.
+    place: Option<(u64, Vec<u8>)>,
     loaded: Option<u64>,
     pub arrived_paused: Option<bool>,
 }
 
 impl Destination {
     pub fn new(world: World) -> Self {
+        let direct = world.lock().draw(2) == 0;
         Self {
             world,
             permit: None,
             device: Vec::new(),
             blockers: Vec::new(),
+            direct,
+            place: None,
             loaded: None,
             arrived_paused: None,
         }
     }
 
+    /// What has come to the place that was given is memory.
+    fn settle(&mut self) {
+        let Some((first, bytes)) = self.place.take() else { return };
+        let mut state = self.world.lock();
+        for (page, new) in (first..).zip(bytes.chunks_exact(4096)) {
+            let new: Page = Box::new(new.try_into().unwrap());
+            let old = state.ram[1].get(&page).map_or([0; 4096], |old| **old);
+            if old != *new {
+                state.ram[1].insert(page, new);
+            }
+        }
+    }
+
     fn call(&mut self, name: &'static str) -> Result<(), Injected> {
+        self.settle();
         match self.world.step(Side::Destination, true) {
             true => Err(Injected(name)),
             false => Ok(()),
@@ -446,6 +475,18 @@ impl DestinationHost for Destination {
         self.call("prepare")
     }
 
+    fn ram_mut(&mut self, pages: Range<u64>) -> Option<&mut [u8]> {
+        self.settle();
+        assert!(!self.world.lock().running[1], "RAM is not this side's alone any more");
+        if !self.direct {
+            return None;
+        }
+        let mut bytes = vec![0; usize::try_from(pages.end - pages.start).unwrap() * 4096];
+        copy_out(&self.world.lock(), 1, pages.start, &mut bytes);
+        let (_, bytes) = self.place.insert((pages.start, bytes));
+        Some(bytes)
+    }
+
     fn write_ram(&mut self, first: u64, data: &[u8]) -> Result<(), Injected> {
         self.call("write_ram")?;
         let mut state = self.world.lock();
@@ -459,7 +500,9 @@ impl DestinationHost for Destination {
         self.call("zero_ram")?;
         let mut state = self.world.lock();
         for page in pages {
-            assert!(state.ram[1].remove(&page).is_some(), "it was zero already");
+            // What came right to its place may have been what was there.
+            let was_there = state.ram[1].remove(&page).is_some();
+            assert!(was_there || self.direct, "it was zero already");
         }
         Ok(())
     }

@@ -25,6 +25,8 @@ struct Player<'a> {
     trickles: bool,
     /// Somebody asks for the destination's end, meanwhile.
     ends: Option<&'a Control>,
+    /// Contents of pages come right to where they belong.
+    direct: bool,
     /// Let go of when only so many bytes are left.
     lease: Option<(HeldLease, usize)>,
 }
@@ -88,9 +90,15 @@ impl Tape {
         found
     }
 
-    fn play(&self, bytes: &[u8], lease: Option<(HeldLease, usize)>) -> DestinationEnd {
+    fn play(
+        &self,
+        bytes: &[u8],
+        direct: bool,
+        lease: Option<(HeldLease, usize)>,
+    ) -> DestinationEnd {
         let world = World::new(1, None);
-        let player = Player { world: world.clone(), bytes, trickles: false, ends: None, lease };
+        let player =
+            Player { world: world.clone(), bytes, trickles: false, ends: None, direct, lease };
         self.listen(player, &Control::new())
     }
 
@@ -105,6 +113,7 @@ impl Tape {
         }
         world.end(Side::Source);
         let mut host = Destination::new(world.clone());
+        host.direct = player.direct;
         let clock = world.clock(Side::Destination);
         let env = Env { clock: &clock, hooks: &mut NoHooks, control };
         let options = DestinationOptions { lease: None, deadlines: deadlines() };
@@ -113,14 +122,15 @@ impl Tape {
 
     /// Plays it while the source holds the lease: it must not run, and the words are returned.
     fn refused(&self, bytes: &[u8], context: &str) -> String {
-        let end = self.play(bytes, None);
-        match end.outcome {
+        let words = [true, false].map(|direct| match self.play(bytes, direct, None).outcome {
             DestinationOutcome::NotTaken { why } => chain(&why),
             DestinationOutcome::Halted { why, epoch_moved: false } => {
                 why.as_ref().map_or_else(String::new, chain)
             }
             other => panic!("{context}: {other:?}"),
-        }
+        });
+        assert_eq!(words[0], words[1], "{context}");
+        words[0].clone()
     }
 }
 
@@ -148,7 +158,7 @@ fn the_tape_is_a_migration() {
     // The source lets go of the lease just before COMMIT, the last record.
     let records = tape.records();
     let commit = tape.bytes.len() - records[records.len() - 2];
-    let end = tape.play(&tape.bytes, Some((tape.lease(), commit)));
+    let end = tape.play(&tape.bytes, true, Some((tape.lease(), commit)));
     // So the damage that the other tests do is what keeps it from running.
     assert!(matches!(end.outcome, DestinationOutcome::Runs { .. }), "{:?}", end.outcome);
 }
@@ -203,6 +213,30 @@ fn a_flipped_bit_anywhere_is_refused() {
     }
 }
 
+/// Contents of pages are under no checksum but the hash.
+#[test]
+fn flipped_contents_are_named() {
+    let tape = Tape::record();
+    let _held = tape.lease();
+    let number =
+        |at: usize| usize::try_from(u32::from_le_bytes(tape.bytes[at..at + 4].try_into().unwrap()));
+    let pages: Vec<_> = (tape.records().windows(2))
+        .filter(|pair| tape.bytes[pair[0]] == 3)
+        .map(|pair| pair[0] + 32 + number(pair[0] + 16).unwrap()..pair[1])
+        .filter(|contents| !contents.is_empty())
+        .collect();
+    assert!(pages.len() > 10, "{} records", pages.len());
+    let mut bytes = tape.bytes.clone();
+    for contents in pages.iter().step_by(pages.len() / 10) {
+        for at in [contents.start, contents.start + contents.len() / 2, contents.end - 1] {
+            bytes[at] ^= 8;
+            let words = tape.refused(&bytes, &format!("byte {at}"));
+            assert!(words.contains("hash"), "byte {at}: {words}");
+            bytes[at] ^= 8;
+        }
+    }
+}
+
 #[test]
 fn records_left_out_doubled_or_swapped_are_refused() {
     let tape = Tape::record();
@@ -251,7 +285,8 @@ fn a_byte_now_and_then_does_not_hold_a_destination_for_ever() {
     let tape = Tape::record();
     let _held = tape.lease();
     let world = World::new(1, None);
-    let player = Player { world, bytes: &tape.bytes, trickles: true, ends: None, lease: None };
+    let player =
+        Player { world, bytes: &tape.bytes, trickles: true, ends: None, direct: true, lease: None };
     let end = tape.listen(player, &Control::new());
     let DestinationOutcome::NotTaken { why: Error::Deadline { .. } } = end.outcome else {
         panic!("{:?}", end.outcome);
@@ -265,7 +300,8 @@ fn a_destination_that_is_sent_a_byte_now_and_then_can_be_ended() {
     let world = World::new(1, None);
     let control = Control::new();
     let ends = Some(&control);
-    let player = Player { world, bytes: &tape.bytes, trickles: true, ends, lease: None };
+    let player =
+        Player { world, bytes: &tape.bytes, trickles: true, ends, direct: true, lease: None };
     let end = tape.listen(player, &control);
     let DestinationOutcome::NotTaken { why: Error::Shutdown } = end.outcome else {
         panic!("{:?}", end.outcome);
