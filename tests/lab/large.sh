@@ -2,7 +2,10 @@
 . tests/lib.sh
 kernel=$1 console=/tmp/console
 rm -f $console
-echo advise >/sys/kernel/mm/transparent_hugepage/shmem_enabled
+switch=/sys/kernel/mm/transparent_hugepage/shmem_enabled
+[ -e $switch ] || die "this kernel gives shared memory no large pages: there is no $switch"
+echo advise >$switch
+trap 'kill $(jobs -p) 2>/dev/null; echo never >$switch' EXIT
 # MiB of a process that are mapped in large pages.
 large() { awk '/^ShmemPmdMapped/ { kib += $2 } END { print int(kib / 1024) }' "/proc/$1/smaps"; }
 drogher run --kernel "guest/$kernel" --initrd "guest/$kernel.cpio" --memory 256M --control /tmp/0.sock --console $console \
@@ -18,5 +21,4 @@ after=$(large $pid)
 drogher powerdown --control /tmp/1.sock || die "powerdown"
 wait $pid || { cat /tmp/1.log; tail -n 40 $console; die "the guest ended with $?"; }
 check_quiet $console
-echo never >/sys/kernel/mm/transparent_hugepage/shmem_enabled
 echo "in large pages: $before MiB before the move, $after after it"

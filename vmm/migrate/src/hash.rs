@@ -1,6 +1,6 @@
 //! The hash of page contents and of state, on the stream and for `--verify`.
 //!
-//! xxh64 and not xxh3: without a compiler's leave to use AVX2 both take the same time on hardware, and where
+//! xxh64 and not xxh3: without AVX2, which a build for any host has not, it is about as fast on hardware, and where
 //! vector instructions are emulated, as in a machine within a machine, xxh64 takes a fifth.
 
 use xxhash_rust::xxh64::{Xxh64, xxh64};
