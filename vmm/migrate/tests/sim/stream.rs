@@ -21,8 +21,8 @@ use super::world::World;
 struct Player<'a> {
     world: World,
     bytes: &'a [u8],
-    /// Gives a byte at a time, each after 12 ms.
-    trickles: bool,
+    /// When no more than so many are left: gives a byte at a time, each after 12 ms.
+    trickles: usize,
     /// Somebody asks for the destination's end, meanwhile.
     ends: Option<&'a Control>,
     /// Contents of pages come right to where they belong.
@@ -42,11 +42,12 @@ impl Link for Player<'_> {
         if count == 0 {
             return Err(LinkError::Closed);
         }
-        let count = if self.trickles { 1 } else { count };
-        if let Some(control) = self.ends {
+        let trickles = self.bytes.len() <= self.trickles;
+        let count = if trickles { 1 } else { count.min(self.bytes.len() - self.trickles) };
+        if let Some(control) = self.ends.filter(|_| trickles) {
             assert!(control.ask(Request::Shutdown).is_ok());
         }
-        if self.trickles {
+        if trickles {
             self.world.lock().advance(Duration::from_millis(12));
         }
         let (now, later) = self.bytes.split_at(count);
@@ -90,6 +91,18 @@ impl Tape {
         found
     }
 
+    /// How many bytes are left a little behind where the contents of the largest pages record begin.
+    fn inside_contents(&self) -> usize {
+        let checked = |at: usize| {
+            let checked = self.bytes[at + 16..at + 20].try_into().unwrap();
+            at + 32 + usize::try_from(u32::from_le_bytes(checked)).unwrap()
+        };
+        let records = self.records();
+        let largest = records.windows(2).max_by_key(|pair| pair[1] - checked(pair[0])).unwrap();
+        assert!(largest[1] - checked(largest[0]) > 100_000);
+        self.bytes.len() - checked(largest[0]) - 10
+    }
+
     fn play(
         &self,
         bytes: &[u8],
@@ -97,8 +110,7 @@ impl Tape {
         lease: Option<(HeldLease, usize)>,
     ) -> DestinationEnd {
         let world = World::new(1, None);
-        let player =
-            Player { world: world.clone(), bytes, trickles: false, ends: None, direct, lease };
+        let player = Player { world: world.clone(), bytes, trickles: 0, ends: None, direct, lease };
         self.listen(player, &Control::new())
     }
 
@@ -280,30 +292,35 @@ fn noise_is_refused() {
     }
 }
 
+/// From the first byte on, and inside the contents of pages.
 #[test]
 fn a_byte_now_and_then_does_not_hold_a_destination_for_ever() {
     let tape = Tape::record();
     let _held = tape.lease();
-    let world = World::new(1, None);
-    let player =
-        Player { world, bytes: &tape.bytes, trickles: true, ends: None, direct: true, lease: None };
-    let end = tape.listen(player, &Control::new());
-    let DestinationOutcome::NotTaken { why: Error::Deadline { .. } } = end.outcome else {
-        panic!("{:?}", end.outcome);
-    };
+    let inside = tape.inside_contents();
+    let cases = [(usize::MAX, "configuration"), (inside, "contents"), (inside, "contents")];
+    for (direct, (trickles, word)) in [true, true, false].into_iter().zip(cases) {
+        let (world, bytes) = (World::new(1, None), &tape.bytes);
+        let player = Player { world, bytes, trickles, ends: None, direct, lease: None };
+        let end = tape.listen(player, &Control::new());
+        let DestinationOutcome::NotTaken { why: Error::Deadline { what, .. } } = end.outcome else {
+            panic!("{word}: {:?}", end.outcome);
+        };
+        assert!(what.contains(word), "{what}");
+    }
 }
 
 #[test]
 fn a_destination_that_is_sent_a_byte_now_and_then_can_be_ended() {
     let tape = Tape::record();
     let _held = tape.lease();
-    let world = World::new(1, None);
-    let control = Control::new();
-    let ends = Some(&control);
-    let player =
-        Player { world, bytes: &tape.bytes, trickles: true, ends, direct: true, lease: None };
-    let end = tape.listen(player, &control);
-    let DestinationOutcome::NotTaken { why: Error::Shutdown } = end.outcome else {
-        panic!("{:?}", end.outcome);
-    };
+    for (trickles, direct) in [usize::MAX, tape.inside_contents()].into_iter().zip([true, false]) {
+        let (world, bytes, control) = (World::new(1, None), &tape.bytes, Control::new());
+        let ends = Some(&control);
+        let player = Player { world, bytes, trickles, ends, direct, lease: None };
+        let end = tape.listen(player, &control);
+        let DestinationOutcome::NotTaken { why: Error::Shutdown } = end.outcome else {
+            panic!("{:?}", end.outcome);
+        };
+    }
 }
