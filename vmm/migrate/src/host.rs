@@ -47,10 +47,10 @@ impl Extent {
 pub enum Harvest {
     /// vCPUs run. The log is only read; [`SourceHost::clear_vcpu_log`] clears it, piece by piece.
     Round,
-    /// vCPUs and devices stand. The log is only read, and nothing clears it afterwards.
+    /// vCPUs and devices stand. The log is read and cleared as in a round, once.
     Final,
-    /// Everything is saved. Pages written since the final harvest; reporting more is allowed, but
-    /// costs downtime.
+    /// Everything is saved. Pages written since the final harvest; nothing clears the log afterwards.
+    /// Reporting more is allowed, but costs downtime.
     Last,
 }
 

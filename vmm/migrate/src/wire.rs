@@ -130,14 +130,14 @@ pub enum WireError {
         /// Where.
         at: At,
     },
-    /// The payload is too short or too long for what it says.
+    /// The payload, or its contents, are too short or too long for what it says.
     #[error("{at}: {length} bytes do not fit its {what}")]
     Size {
         /// Where.
         at: At,
         /// Of what.
         what: &'static str,
-        /// The payload's length.
+        /// The length that there is.
         length: usize,
     },
     /// A value that cannot be.

@@ -185,7 +185,8 @@ impl DestinationHost for DestinationGuest {
 
     fn extent(&mut self, pages: Range<u64>) -> Extent {
         let all = pages.end - pages.start;
-        self.guest.as_ref().map_or(Extent::Data(all), |guest| self.extents.of(guest, pages))
+        let Some(guest) = &self.guest else { return Extent::Data(all) };
+        self.extents.of(guest.machine().ram(), pages)
     }
 
     fn read_ram(&mut self, first: u64, buf: &mut [u8]) -> Result<(), HostError> {

@@ -46,9 +46,28 @@ impl Trial {
         Self { thread: thread.ok() }
     }
 
-    /// What came of it.
+    /// What came of it. What could not be had then is tried once more: that may have been long ago.
     pub(super) fn take(&mut self) -> Result<Offer, MachineError> {
-        let found = self.thread.take().and_then(|thread| thread.join().ok());
-        found.unwrap_or_else(Offer::find)
+        match self.thread.take().map(JoinHandle::join) {
+            Some(Ok(Ok(found))) => Ok(found),
+            _ => Offer::find(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As when memory or descriptors were short, or KVM's module was not there yet.
+    #[test]
+    fn what_could_not_be_had_at_first_is_tried_again() {
+        let failed = || Err(MachineError::Cpus { asked: 0, most: 0 });
+        let mut trial = Trial { thread: Some(std::thread::spawn(failed)) };
+        let again = trial.take().map_err(|error| error.to_string());
+        assert_eq!(again.map(drop), Offer::find().map(drop).map_err(|error| error.to_string()));
+        let panics = || panic!("a thread that panics");
+        let mut trial = Trial { thread: Some(std::thread::spawn(panics)) };
+        assert_eq!(trial.take().is_ok(), Offer::find().is_ok());
     }
 }

@@ -16,7 +16,7 @@ use super::error::HostError;
 use super::guest::Guest;
 use crate::device::StateRead;
 use crate::dirty_log::DirtyLog;
-use crate::memory::RamRange;
+use crate::memory::{GuestRam, RamRange};
 use crate::tracking::Wishes;
 
 /// Longest time for the I/O thread to come out of its handlers.
@@ -65,10 +65,9 @@ pub(super) struct Extents {
 
 impl Extents {
     /// How `pages` begin.
-    pub(super) fn of(&mut self, guest: &Guest, pages: Range<u64>) -> Extent {
+    pub(super) fn of(&mut self, ram: &GuestRam, pages: Range<u64>) -> Extent {
         let all = pages.end - pages.start;
         if !self.data.contains(&pages.start) {
-            let ram = guest.machine().ram();
             let Some(at) = ram.oa(Gpa(pages.start << 12), all << 12) else {
                 return Extent::Data(all);
             };
@@ -135,7 +134,7 @@ impl SourceHost for SourceGuest {
     }
 
     fn extent(&mut self, pages: Range<u64>) -> Extent {
-        self.extents.of(&self.guest, pages)
+        self.extents.of(self.guest.machine().ram(), pages)
     }
 
     fn read_ram(&mut self, first: u64, buf: &mut [u8]) -> Result<(), HostError> {
@@ -213,3 +212,7 @@ fn read(read: StateRead) -> DeviceRead {
         StateRead::End => DeviceRead::End,
     }
 }
+
+#[cfg(test)]
+#[path = "source_test.rs"]
+mod tests;

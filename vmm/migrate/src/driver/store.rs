@@ -24,9 +24,10 @@ impl<H: DestinationHost> Incoming<'_, H> {
         let known = |pages: &Range<u64>| loader.region(pages).is_some();
         let decoded = head.decode(payload, record.contents, record.at, known);
         decoded.map_err(|e| self.channel.stream(e))?;
+        let hashed = loader.hash_pages;
         let hash = match self.is_direct(&head) {
-            true => self.take_in_place(&head)?,
-            false => self.take_by_buffer(&head, record.contents, &mut loader.buffer)?,
+            true => self.take_in_place(&head, hashed)?,
+            false => self.take_by_buffer(&head, record.contents, &mut loader.buffer, hashed)?,
         };
         for run in &head.runs {
             let pages = run.range();
@@ -42,7 +43,7 @@ impl<H: DestinationHost> Incoming<'_, H> {
             loader.round.zero_pages += if run.is_zero() { count } else { 0 };
         }
         // In RAM already; but nothing runs before every record was right.
-        if loader.hash_pages && hash != head.hash && !mutant!("page-hash-ignored") {
+        if hashed && hash != head.hash && !mutant!("page-hash-ignored") {
             return Err(self.channel.stream(WireError::PageHash { at: record.at }));
         }
         loader.head = head;
@@ -61,8 +62,8 @@ impl<H: DestinationHost> Incoming<'_, H> {
         pages >= count * DIRECT_PAGES && self.host.ram_mut(first).is_some()
     }
 
-    /// Receives the contents of each run where they belong; their hash.
-    fn take_in_place(&mut self, head: &PagesHead) -> Result<u64, Error> {
+    /// Receives the contents of each run where they belong; their hash, if it is wanted.
+    fn take_in_place(&mut self, head: &PagesHead, hashed: bool) -> Result<u64, Error> {
         let mut hash = Hasher::default();
         for pages in head.data() {
             let until = self.idle_deadline();
@@ -74,17 +75,20 @@ impl<H: DestinationHost> Incoming<'_, H> {
                 });
             };
             self.channel.contents(place, until)?;
-            hash.update(place);
+            if hashed {
+                hash.update(place);
+            }
         }
         Ok(hash.digest())
     }
 
-    /// Receives all contents in one piece, and stores each run; their hash.
+    /// Receives all contents in one piece, and stores each run; their hash, if it is wanted.
     fn take_by_buffer(
         &mut self,
         head: &PagesHead,
         bytes: u64,
         buffer: &mut [u8],
+        hashed: bool,
     ) -> Result<u64, Error> {
         let until = self.idle_deadline();
         // Bounded by the limits of a record.
@@ -99,7 +103,7 @@ impl<H: DestinationHost> Incoming<'_, H> {
             written.map_err(Error::host(self.phase, "write_ram"))?;
             rest = behind;
         }
-        Ok(hash_of(contents))
+        Ok(if hashed { hash_of(contents) } else { 0 })
     }
 }
 

@@ -253,7 +253,8 @@ impl PagesHead {
             self.runs.push(run);
         }
         if contents != data_pages.saturating_mul(PAGE_SIZE as u64) {
-            return Err(size("contents"));
+            let length = usize::try_from(contents).unwrap_or(usize::MAX);
+            return Err(WireError::Size { at, what: "contents", length });
         }
         Ok(())
     }

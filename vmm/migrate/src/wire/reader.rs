@@ -50,7 +50,9 @@ pub(crate) struct Reader {
     head: [u8; PREAMBLE_BYTES],
     filled: usize,
     header: Option<RecordHeader>,
-    /// Bytes of the last record's contents that nobody has taken yet.
+    /// Where the last record began.
+    last: At,
+    /// Bytes of its contents that nobody has taken yet.
     contents: u64,
     payload: Vec<u8>,
     records: u64,
@@ -65,6 +67,7 @@ impl Reader {
             head: [0; PREAMBLE_BYTES],
             filled: 0,
             header: None,
+            last: At { record: 0, offset: 0, tag: None },
             contents: 0,
             payload: Vec::new(),
             records: 0,
@@ -83,7 +86,7 @@ impl Reader {
         }
     }
 
-    /// Bytes received so far, of whole records.
+    /// Bytes received so far: of records, and of page contents that were taken.
     pub(crate) fn bytes(&self) -> u64 {
         self.offset
     }
@@ -148,6 +151,7 @@ impl Reader {
             self.header = None;
             self.filled = 0;
             self.records += 1;
+            self.last = at;
             self.contents = header.length - u64::from(header.checked);
             self.offset += HEADER_BYTES as u64 + u64::from(header.checked);
             // An unknown tag that is not optional was refused with its header.
@@ -170,7 +174,7 @@ impl Reader {
         look: &mut Look<'_>,
     ) -> Result<bool, ReadError> {
         let (before, wanted) = (*filled, place.len());
-        let at = At { record: self.records.saturating_sub(1), offset: self.offset, tag: None };
+        let at = self.last;
         if self.contents < (wanted - before) as u64 {
             return Err(WireError::Size { at, what: "contents", length: wanted }.into());
         }

@@ -266,9 +266,11 @@ fn contents_are_neither_left_nor_exceeded_nor_cut_unnoticed() {
                 Err(error) => break error,
             }
         };
-        let ReadError::Wire(WireError::Truncated { got, wanted, .. }) = error else {
+        let ReadError::Wire(WireError::Truncated { at, got, wanted, .. }) = error else {
             panic!("cut at {cut}: {error:?}");
         };
         assert_eq!((got, wanted), (cut, 8192));
+        let begin = At { record: 0, offset: PREAMBLE_BYTES as u64, tag: Some(Tag::Pages as u32) };
+        assert_eq!(at, begin, "the record's first byte");
     }
 }
