@@ -312,7 +312,10 @@ impl SourceHost for Source {
         let state = self.world.lock();
         let next = state.ram[0].range(pages.clone()).next();
         match next.map_or(pages.end, |(page, _)| *page) - pages.start {
-            0 => Extent::Data(1),
+            0 => {
+                let present = (pages.start..).zip(state.ram[0].range(pages));
+                Extent::Data(present.take_while(|(at, (page, _))| at == *page).count() as u64)
+            }
             hole => Extent::Hole(hole),
         }
     }
