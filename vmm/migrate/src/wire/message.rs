@@ -102,7 +102,7 @@ message! {
         reserved: u32,
         /// Bytes of its state in all.
         total: u64,
-        /// xxh64 of them in order.
+        /// Hash of them in order.
         hash: u64,
     }
 }
@@ -135,7 +135,7 @@ message! {
         flags: u64,
         /// Bytes of machine state.
         machine_bytes: u64,
-        /// xxh64 of them.
+        /// Hash of them.
         machine_hash: u64,
     }
 }

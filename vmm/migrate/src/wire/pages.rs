@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | 0 | 4 | number of runs |
 //! | 4 | 4 | zero |
-//! | 8 | 8 | xxh64 of the contents, if that feature was chosen, else zero |
+//! | 8 | 8 | hash of the contents, if that feature was chosen, else zero |
 //! | 16 | 16 each | runs: first page (8), pages (4), kind (4; 0 contents follow, 1 zeroes) |
 //! | | 4096 each | contents, in the order of the runs |
 //!
