@@ -76,6 +76,9 @@ struct State {
     flow: Flow,
     /// The thread is in a call into the device.
     delivering: bool,
+    /// Somebody waits for all to arrive.
+    #[cfg(test)]
+    awaited: bool,
     end: bool,
     ended: bool,
     counts: PeerCounts,
@@ -112,6 +115,8 @@ impl Inbox {
                 bytes: 0,
                 flow: Flow::Closed,
                 delivering: false,
+                #[cfg(test)]
+                awaited: false,
                 end: false,
                 ended: false,
                 counts: PeerCounts::default(),
@@ -189,6 +194,10 @@ impl Inbox {
     /// At `until`: how many writes have not.
     pub fn settle(&self, until: Instant) -> Result<(), usize> {
         let patience = until.saturating_duration_since(Instant::now());
+        #[cfg(test)]
+        {
+            self.lock().awaited = true;
+        }
         let waited =
             self.changed.wait_timeout_while(self.lock(), patience, |state| state.waiting() > 0);
         let (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
@@ -207,6 +216,12 @@ impl Inbox {
     #[cfg(test)]
     pub fn delivers(&self) -> bool {
         self.lock().delivering
+    }
+
+    /// Somebody has waited for all to arrive, or does.
+    #[cfg(test)]
+    pub fn awaited(&self) -> bool {
+        self.lock().awaited
     }
 
     /// What came of all writes.
