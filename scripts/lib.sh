@@ -40,6 +40,13 @@ need_kvm() {
     [ -r /dev/kvm ] && [ -w /dev/kvm ] || die "/dev/kvm may not be opened: add yourself to the group kvm (sudo usermod -aG kvm \"\$USER\"), and log in again"
 }
 
+# The binary and the plugins that come with it. The packages are those of scripts/lab: other ones would be built
+# with other features, and all again.
+build_release() {
+    cargo build --release --locked --quiet --bins --lib --examples -p drogher -p drogher-ndma \
+        -p drogher-virtio-net -p drogher-wires
+}
+
 # Cargo that needs no network once everything has been fetched.
 fetch() {
     cargo fetch --locked --offline --quiet 2>/dev/null || cargo fetch --locked --quiet

@@ -6,6 +6,7 @@
 mod addr;
 mod bitmap;
 pub mod mutant;
+pub mod plugin;
 mod runs;
 
 pub use addr::{Gpa, Iova, Oa, PAGE_MASK, PAGE_SHIFT, PAGE_SIZE, PageCount, Rid};

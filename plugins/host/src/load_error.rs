@@ -131,9 +131,7 @@ pub enum LoadError {
         dirs: String,
     },
     /// No plugin with this id.
-    #[error(
-        "No plugin with id {id} in {dirs}: put its file there, or name its folder with --plugin-path"
-    )]
+    #[error("No plugin with id {id} in {dirs}")]
     NoSuchId {
         /// The id.
         id: String,

@@ -133,15 +133,16 @@ impl TrackingArgs {
     }
 }
 
-/// `drogher explain`.
+/// `drogher explain`. The flags of `run`, so that a command line can be tried before it is run.
 #[derive(Debug, Args)]
+#[command(mut_arg("control", |arg| arg.help("Explain the guest of the process that listens here")))]
 pub struct ExplainArgs {
-    /// The configuration, or with `--control` a guest that runs.
-    #[command(flatten)]
-    pub run: RunArgs,
     /// Print JSON.
     #[arg(long)]
     pub json: bool,
+    /// The configuration, or with `--control` a guest that runs.
+    #[command(flatten)]
+    pub run: RunArgs,
 }
 
 /// `drogher tracking`.
@@ -284,12 +285,15 @@ pub struct MigrateArgs {
     /// Compare hashes of every page and device state on both sides before the switch.
     #[arg(long)]
     pub verify: bool,
-    /// Tracking in this migration.
-    #[command(flatten)]
-    pub tracking: TrackingArgs,
+    /// Send page contents without a hash: a little faster, and damage on the way goes unnoticed.
+    #[arg(long)]
+    pub no_page_hash: bool,
     /// Print events and the report as JSON lines.
     #[arg(long)]
     pub json: bool,
+    /// Tracking in this migration.
+    #[command(flatten)]
+    pub tracking: TrackingArgs,
 }
 
 /// A command to a running process.

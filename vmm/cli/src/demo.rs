@@ -96,6 +96,7 @@ fn migrate(control: &Path, listen: &str, stop: &AtomicBool) -> anyhow::Result<Re
         timeout_strategy: None,
         tracking: Default::default(),
         verify: true,
+        page_hash: None,
     };
     let mut progress = Progress::new(std::io::stdout());
     let mut end = None;

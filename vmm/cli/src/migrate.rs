@@ -20,15 +20,11 @@ pub fn migrate(args: &MigrateArgs) -> anyhow::Result<u8> {
             TimeoutStrategy::Ignore => options::TimeoutStrategy::Ignore,
         }),
         verify: args.verify,
+        page_hash: args.no_page_hash.then_some(false),
         tracking: args.tracking.wishes(),
     };
-    if !args.json {
-        words::say(format_args!(
-            "Ctrl-C ends this command, and not the migration: drogher abort --control {} does",
-            args.control.display()
-        ));
-    }
     let mut code = None;
+    let mut told = args.json;
     let mut progress = progress::Progress::new(std::io::stderr());
     // The end of the migration is waited for whether or not anybody reads.
     let mut read = true;
@@ -43,6 +39,14 @@ pub fn migrate(args: &MigrateArgs) -> anyhow::Result<u8> {
                 _ => 1,
             });
         }
+        // Not before the source has taken it on.
+        if !told && code.is_none() {
+            words::say(format_args!(
+                "Ctrl-C ends this command, and not the migration: drogher abort --control {} does",
+                args.control.display()
+            ));
+        }
+        told = true;
         if !args.json {
             progress.show(&line);
         }

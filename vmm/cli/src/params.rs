@@ -3,7 +3,7 @@
 use anyhow::{Context, bail};
 use drogher_control::api::ParamRequest;
 use drogher_control::client::Client;
-use drogher_machine::device::{DeviceParams, ParamView};
+use drogher_machine::device::{self, Called, DeviceParams, ParamView};
 
 use crate::args::{ControlArgs, ParamsCommand};
 use crate::words;
@@ -39,7 +39,7 @@ fn all(control: &ControlArgs) -> anyhow::Result<Vec<DeviceParams>> {
 fn list(control: &ControlArgs, device: Option<&str>) -> anyhow::Result<()> {
     let mut devices = all(control)?;
     if let Some(asked) = device {
-        devices = vec![one(devices, asked)?];
+        devices = vec![one(&devices, asked)?];
     }
     if control.json {
         return words::print(serde_json::to_string_pretty(&devices)? + "\n");
@@ -48,7 +48,7 @@ fn list(control: &ControlArgs, device: Option<&str>) -> anyhow::Result<()> {
 }
 
 fn get(control: &ControlArgs, device: &str, name: &str) -> anyhow::Result<ParamView> {
-    let device = one(all(control)?, device)?;
+    let device = one(&all(control)?, device)?;
     if let Some(error) = device.error {
         bail!("The parameters of {} cannot be read: {error}", device.slot);
     }
@@ -60,17 +60,14 @@ fn get(control: &ControlArgs, device: &str, name: &str) -> anyhow::Result<ParamV
     })
 }
 
-/// The device that `asked` names: its name, its address, or its plugin if no other has the same.
-fn one(devices: Vec<DeviceParams>, asked: &str) -> anyhow::Result<DeviceParams> {
-    let known = devices.iter().map(|device| device.slot.clone()).collect::<Vec<_>>().join(", ");
-    let named = |d: &DeviceParams| d.name.as_deref() == Some(asked) || d.slot == asked;
-    let any_named = devices.iter().any(named);
-    let fits = |d: &DeviceParams| if any_named { named(d) } else { d.plugin == asked };
-    let mut found: Vec<_> = devices.into_iter().filter(fits).collect();
-    match (found.pop(), found.len()) {
-        (Some(device), 0) => Ok(device),
-        _ => bail!("{asked:?} is not one device; name one of: {known}"),
-    }
+/// The device that `asked` names.
+fn one(devices: &[DeviceParams], asked: &str) -> anyhow::Result<DeviceParams> {
+    let called = |device: &DeviceParams| Called {
+        slot: device.slot.clone(),
+        plugin: device.plugin.clone(),
+        name: device.name.clone(),
+    };
+    Ok(device::pick(devices, asked, called)?.clone())
 }
 
 fn text(device: &DeviceParams) -> String {
@@ -92,29 +89,4 @@ fn text(device: &DeviceParams) -> String {
         );
     }
     text
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn device(slot: &str, name: Option<&str>) -> DeviceParams {
-        DeviceParams {
-            slot: slot.into(),
-            plugin: "p".into(),
-            name: name.map(str::to_owned),
-            params: Vec::new(),
-            error: None,
-        }
-    }
-
-    #[test]
-    fn a_device_is_named_in_one_way_or_refused() {
-        let devices = || vec![device("00:01.0", Some("a")), device("00:02.0", None)];
-        assert_eq!(one(devices(), "a").unwrap().slot, "00:01.0");
-        assert_eq!(one(devices(), "00:02.0").unwrap().slot, "00:02.0");
-        let error = one(devices(), "p").unwrap_err().to_string();
-        assert!(error.contains("00:01.0, 00:02.0"), "{error}");
-        assert_eq!(one(vec![device("00:01.0", None)], "p").unwrap().slot, "00:01.0");
-    }
 }

@@ -126,6 +126,9 @@ pub struct MigrateRequest {
     /// Compare hashes of every page and state on both sides before the switch.
     #[serde(default)]
     pub verify: bool,
+    /// Page contents carry a hash, without which damage on the way goes unnoticed; true.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub page_hash: Option<bool>,
     /// How devices' DMA is tracked in this migration, where it is said.
     #[serde(default, skip_serializing_if = "is_unsaid")]
     pub tracking: Wishes,
@@ -140,6 +143,9 @@ impl MigrateRequest {
     #[must_use]
     pub fn options(&self) -> SourceOptions {
         let mut options = SourceOptions { verify: self.verify, ..SourceOptions::default() };
+        if let Some(page_hash) = self.page_hash {
+            options.hash_pages = page_hash;
+        }
         if let Some(downtime_ms) = self.downtime_ms {
             options.downtime = Duration::from_millis(downtime_ms);
         }
@@ -241,3 +247,7 @@ pub enum MigrateLine {
         tracking: Option<Box<TrackingStatus>>,
     },
 }
+
+#[cfg(test)]
+#[path = "api_test.rs"]
+mod tests;

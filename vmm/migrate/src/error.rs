@@ -106,8 +106,8 @@ pub enum Error {
     GuestEnded(GuestEnd),
     /// The time limit.
     #[error(
-        "The migration took longer than {limit:?}; the forecast downtime was still {forecast:?} \
-         with a limit of {downtime:?}"
+        "The migration took longer than {limit:?}; the forecast downtime was still {forecast:.1?} \
+         with a limit of {downtime:.1?}"
     )]
     Timeout {
         /// The limit.
@@ -119,10 +119,12 @@ pub enum Error {
     },
     /// More is dirtied than can be sent.
     #[error(
-        "The migration does not converge: {dirty} bytes/s are dirtied and {sent} bytes/s sent, and \
-         the forecast downtime stays at {forecast:?}, of which {fixed:?} depend on no memory, with a \
-         limit of {downtime:?}; allow more (--downtime-ms, downtime_ms), or have it switch over all \
-         the same (--timeout-strategy ignore)"
+        "The migration does not converge: {} MiB/s are dirtied and {} MiB/s sent, and the forecast \
+         downtime stays at {forecast:.1?}, of which {fixed:.1?} depend on no memory, with a limit of \
+         {downtime:.1?}; allow more (--downtime-ms, downtime_ms), or have it switch over all the same \
+         (--timeout-strategy ignore)",
+        .dirty >> 20,
+        .sent >> 20
     )]
     NotConverging {
         /// Dirtied, bytes per second.

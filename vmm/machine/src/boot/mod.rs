@@ -79,7 +79,9 @@ pub enum BootError {
         name: String,
     },
     /// Its segments do not fit RAM, or the ELF is damaged.
-    #[error("The kernel {name} cannot be loaded into {ram} MiB of RAM")]
+    #[error(
+        "The kernel {name} cannot be loaded into {ram} MiB of RAM: give the guest more memory, or the file is damaged"
+    )]
     Load {
         /// File or name.
         name: String,

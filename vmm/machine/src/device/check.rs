@@ -100,7 +100,7 @@ fn check_one(config: &DeviceConfig, dirs: &[PathBuf]) -> Vec<Blocker> {
             let (code, hint) = match &error {
                 LoadError::NoSuchId { .. } => (
                     BlockerCode::PluginMissing,
-                    "install the plugin, or name its folder with --plugin-path",
+                    "put the plugin's file there, or name its folder with --plugin-path",
                 ),
                 _ => (BlockerCode::PluginAbi, "install a build of the plugin that loads here"),
             };

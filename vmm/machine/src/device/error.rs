@@ -295,13 +295,21 @@ pub enum DeviceError {
         /// The names that there are.
         known: String,
     },
-    /// A name that is not exactly one device's.
-    #[error("{asked:?} is not one device; name one of: {known}")]
-    NotOne {
+    /// A name that is no device's.
+    #[error("There is no device {asked:?}; there are: {known}")]
+    NoSuchDevice {
         /// As asked for.
         asked: String,
-        /// The labels that there are.
+        /// All devices.
         known: String,
+    },
+    /// A plugin that several devices are of.
+    #[error("{asked:?} could be any of {found}; say which by its address or its vm.name")]
+    SeveralDevices {
+        /// As asked for.
+        asked: String,
+        /// Those devices.
+        found: String,
     },
     /// There is no device of this index.
     #[error("There is no device {0}")]

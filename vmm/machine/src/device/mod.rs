@@ -49,7 +49,7 @@ pub use irq::MSIX_BAR;
 pub use keys::{DeviceKeys, KeyError, MAIN_SPACE};
 pub use life::{Permit, StateRead};
 pub use mmio::{BarAccess, MmioMap};
-pub use params::{DeviceParams, ParamView};
+pub use params::{Called, DeviceParams, ParamView, pick};
 pub use phases::PendingState;
 pub use plugin::keys_of;
 pub use set::{DeviceSet, MAX_DEVICES, Made, Maker};

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use drogher_iommu_types::plugin::is_called;
 use drogher_plugin_host::{ParamInfo, ParamKind};
 use serde::{Deserialize, Serialize};
 
@@ -116,24 +117,71 @@ impl DeviceSet {
         })
     }
 
-    /// The device of this name, address (`bb:dd.f`) or, if it is the only one, plugin id.
+    /// The device that [`pick`] finds for `asked`.
     ///
     /// # Errors
-    /// There is none, or there are several.
+    /// As there.
     pub fn find(&self, asked: &str) -> Result<&PciDevice, DeviceError> {
-        let by_name = |device: &&Arc<PciDevice>| {
-            device.name() == Some(asked) || device.rid().to_string() == asked
+        let called = |device: &Arc<PciDevice>| Called {
+            slot: device.rid().to_string(),
+            plugin: device.shape().plugin.id.clone(),
+            name: device.name().map(str::to_owned),
         };
-        let by_plugin = |device: &&Arc<PciDevice>| device.shape().plugin.id == asked;
-        let mut plugin = self.devices().iter().filter(by_plugin);
-        let found = match self.devices().iter().find(by_name) {
-            Some(device) => Some(device),
-            None => plugin.next().filter(|_| plugin.next().is_none()),
-        };
-        found.map(Arc::as_ref).ok_or_else(|| DeviceError::NotOne {
+        pick(self.devices(), asked, called).map(Arc::as_ref)
+    }
+}
+
+/// What a device can be called by.
+pub struct Called {
+    /// Its address, `bb:dd.f`.
+    pub slot: String,
+    /// Its plugin's id.
+    pub plugin: String,
+    /// Its `vm.name`.
+    pub name: Option<String>,
+}
+
+impl Called {
+    fn by_user(&self, asked: &str) -> bool {
+        self.name.as_deref() == Some(asked) || self.slot == asked
+    }
+}
+
+impl std::fmt::Display for Called {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.name {
+            Some(name) => write!(f, "{} ({name}, {})", self.slot, self.plugin),
+            None => write!(f, "{} ({})", self.slot, self.plugin),
+        }
+    }
+}
+
+/// The device that `asked` names: by its name or address or, if it is the only one, by its plugin.
+///
+/// # Errors
+/// [`NoSuchDevice`](DeviceError::NoSuchDevice) or [`SeveralDevices`](DeviceError::SeveralDevices), with what there is.
+pub fn pick<'a, T>(
+    devices: &'a [T],
+    asked: &str,
+    called: impl Fn(&T) -> Called,
+) -> Result<&'a T, DeviceError> {
+    let called: Vec<_> = devices.iter().map(|device| (called(device), device)).collect();
+    if let Some((_, device)) = called.iter().find(|(called, _)| called.by_user(asked)) {
+        return Ok(*device);
+    }
+    let list = |some: &[&(Called, &T)]| {
+        let words: Vec<_> = some.iter().map(|(called, _)| called.to_string()).collect();
+        if words.is_empty() { "none".to_owned() } else { words.join(", ") }
+    };
+    let of_plugin = |(called, _): &&(Called, &'a T)| is_called(&called.plugin, asked);
+    let found: Vec<_> = called.iter().filter(of_plugin).collect();
+    match found[..] {
+        [(_, device)] => Ok(*device),
+        [] => Err(DeviceError::NoSuchDevice {
             asked: asked.to_owned(),
-            known: self.devices().iter().map(|d| d.label()).collect::<Vec<_>>().join(", "),
-        })
+            known: list(&called.iter().collect::<Vec<_>>()),
+        }),
+        _ => Err(DeviceError::SeveralDevices { asked: asked.to_owned(), found: list(&found) }),
     }
 }
 

@@ -16,6 +16,17 @@ fn parameters_are_listed_and_set_by_whatever_names_one_device() {
 }
 
 #[test]
+fn the_only_device_of_a_plugin_is_named_by_it() {
+    let rig = Rig::with_keys(&[ALL], &["vm.name=nic"]);
+    for (asked, value) in [("test.fake", "red"), ("fake", "green")] {
+        rig.set.set_param(asked, "colour", value).expect(asked);
+        assert_eq!(rig.set.params()[0].params[0].value, value);
+    }
+    let error = rig.set.set_param("ake", "colour", "red").expect_err("no name").to_string();
+    assert!(error.ends_with("there are: 00:01.0 (nic, test.fake)"), "{error}");
+}
+
+#[test]
 fn what_cannot_be_set_is_refused_by_name() {
     let rig = Rig::new(&[ALL, ALL]);
     let set = |device, name, value| {
@@ -23,8 +34,11 @@ fn what_cannot_be_set_is_refused_by_name() {
         drogher_migrate::error::chain(&error)
     };
     let error = set("nic", "colour", "red");
-    assert!(error.contains("nic") && error.contains("00:02.0 test.fake"), "{error}");
-    assert!(set("test.fake", "colour", "red").contains("is not one device"), "two are called so");
+    assert!(error.contains("nic") && error.contains("00:02.0 (test.fake)"), "{error}");
+    for plugin in ["test.fake", "fake"] {
+        let error = set(plugin, "colour", "red");
+        assert!(error.contains("any of 00:01.0 (test.fake), 00:02.0"), "{error}");
+    }
     let error = set("00:01.0", "color", "red");
     assert!(error.starts_with("00:01.0 test.fake") && error.contains("color"), "{error}");
     assert!(set("00:01.0", "colour", "r\ned").contains("one line"));

@@ -1,6 +1,7 @@
 //! What the operator says, and how it adds up: flags and files, a migration's own wishes, and changes
 //! while it runs.
 
+use drogher_iommu_types::plugin::is_called;
 use drogher_tracking::{
     Choice, DeviceRule, EarlyNdma, Policy, Quirk, Quirks, TrackingPageSize, Wish,
 };
@@ -140,6 +141,31 @@ impl Operator {
             device: device.caps.rid.to_string(),
             choice: device.choice,
         });
-        Policy { global: self.global, devices: keys.chain(self.rules.iter().cloned()).collect() }
+        let rules = self.rules.iter().map(|rule| DeviceRule {
+            device: full_name(&rule.device, devices),
+            choice: rule.choice,
+        });
+        Policy { global: self.global, devices: keys.chain(rules).collect() }
     }
 }
+
+/// What a rule calls a device or plugin, as the planner compares it: a plugin by its whole id. A name or
+/// address of a device comes before a plugin's short name.
+fn full_name(asked: &str, devices: &[Subject]) -> String {
+    let all = || devices.iter().map(|device| &device.caps);
+    if all().any(|caps| caps.label == asked || caps.rid.to_string() == asked) {
+        return asked.to_owned();
+    }
+    let mut plugins: Vec<_> = all().map(|caps| &caps.plugin).collect();
+    plugins.retain(|plugin| is_called(plugin, asked));
+    plugins.sort_unstable();
+    plugins.dedup();
+    match plugins[..] {
+        [plugin] => plugin.clone(),
+        _ => asked.to_owned(),
+    }
+}
+
+#[cfg(test)]
+#[path = "operator_test.rs"]
+mod tests;

@@ -11,6 +11,10 @@ use kvm_ioctls::{VcpuExit, VcpuFd};
 use super::Shared;
 use crate::events::GuestEvent;
 
+/// What may be behind it, and the way out.
+const EMULATED: &str = "\nThis host's KVM emulates what it cannot run natively, and does not know this \
+    instruction. Stock kernels want a KVM on VMX or SVM; without one, scripts/lab starts a machine that has it.";
+
 /// An exit after which the guest does not go on.
 pub(super) struct Stop {
     triple_fault: bool,
@@ -35,7 +39,13 @@ impl Stop {
                     KVM_INTERNAL_ERROR_UNEXPECTED_EXIT_REASON => "unexpected hardware exit",
                     _ => "unknown",
                 };
-                format!("KVM_EXIT_INTERNAL_ERROR: sub-error {suberror} ({name}), data {data:#x?}")
+                let hint = match suberror {
+                    KVM_INTERNAL_ERROR_EMULATION => EMULATED,
+                    _ => "",
+                };
+                format!(
+                    "KVM_EXIT_INTERNAL_ERROR: sub-error {suberror} ({name}), data {data:#x?}{hint}"
+                )
             }
             VcpuExit::FailEntry(hardware, cpu) => {
                 format!("KVM_EXIT_FAIL_ENTRY: hardware reason {hardware:#x} on host CPU {cpu}")
