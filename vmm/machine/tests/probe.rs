@@ -104,7 +104,9 @@ fn runs_and_takes_serial_input() {
     let machine = start(&options(1), 1, &line);
     line.until("status", |console| console.status_lines() >= 3);
     let hello = line.console.hello().expect("it said hello");
-    assert_eq!(hello.tsc_khz, u64::from(machine.model().tsc_khz()), "the CPUID leaf says it");
+    // Exactly, by the CPUID leaf; or measured, where the guest sees the host's leaves and there is none.
+    let khz = u64::from(machine.model().tsc_khz());
+    assert!(hello.tsc_khz.abs_diff(khz) * 50 <= khz, "{} against {khz}", hello.tsc_khz);
     line.input.write_all(b"S").expect("the guest's input takes a byte");
     assert_eq!(machine.wait_event(LONG), Some(GuestEvent::Shutdown));
     line.until("bye", |console| console.bye().is_some());
