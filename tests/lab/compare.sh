@@ -1,6 +1,7 @@
 # Boot and move side by side with QEMU, in one run, medians of five: KERNEL [CPUS of the guests that move]. Needs
 # QEMU in the lab, which scripts/bench --lab brings there.
 . tests/lib.sh
+needs 1 "$@"
 kernel=$1 cpus=${2:-2}
 args="$ARGS job=boot"
 # As on a host that is to run guests: QEMU's memory is private and gets large pages anyway.

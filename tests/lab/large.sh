@@ -1,5 +1,6 @@
 # A guest in large pages, on a host that gives them to shared memory, has them after a move too: KERNEL.
 . tests/lib.sh
+needs 1 "$@"
 kernel=$1 console=/tmp/console
 rm -f $console
 switch=/sys/kernel/mm/transparent_hugepage/shmem_enabled

@@ -10,6 +10,13 @@ EXPECTED='hrtimer: interrupt took|amd_pstate: the _CPC object is not present'
 
 die() { echo "FAILED: $*"; exit 1; }
 
+# For a script that wants at least $1 arguments, the first of them a kernel that is here. Else it says what is at
+# its top.
+needs() {
+    [ $# -gt "$1" ] || { sed -n '1,/^[^#]/s/^# //p' "$0"; exit 2; }
+    [ -e "guest/$2" ] || die "there is no guest/$2 here: name a kernel that scripts/lab run --guest KERNEL brought in"
+}
+
 # Waits until a line that matches $2 is in file $1, at most $3 seconds, and not without process $pid.
 await() {
     local left=$(($3 * 5))

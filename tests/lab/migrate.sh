@@ -1,6 +1,7 @@
 # A guest under load moves HOPS times between two processes: KERNEL CPUS HOPS [ARGUMENTS of the kernel]. Then the power button
 # ends it; it says whether memory, pipe, devices, connection and time were as they should be.
 . tests/lib.sh
+needs 3 "$@"
 kernel=$1 cpus=$2 hops=$3 more=${4:-} console=/tmp/console
 rm -f $console
 touch $console

@@ -3,6 +3,7 @@
 # our own, or QEMU's user network, if it was brought in: --add /usr/bin/qemu-system-x86_64 --add
 # /usr/share/qemu:/usr/share/qemu
 . tests/lib.sh
+needs 1 "$@"
 kernel=$1 hops=${2:-3} peer=${3:-echo} console=/tmp/console device=virtio-net,vm.net=unix:/tmp/wire,vm.pcap=/tmp/net.pcap
 rm -f $console
 touch $console

@@ -1,6 +1,7 @@
 # A guest moves at N points spread over its boot: KERNEL CPUS N [FIRST]. Each time another guest is
 # stopped at its point, moved, and goes on; it has to end as any other, without a complaint.
 . tests/lib.sh
+needs 3 "$@"
 kernel=$1 cpus=$2 count=$3 first=${4:-1}
 # The whole boot, in milliseconds: measured, so that the points cover it on any machine.
 begin=$(cut -d' ' -f1 /proc/uptime | tr -d .)

@@ -1,6 +1,7 @@
 # What ends a guest: KERNEL. The power button turns it off, a reboot and a panic reset it, and the shell
 # takes what is typed on the console.
 . tests/lib.sh
+needs 1 "$@"
 kernel=$1
 start() {
     rm -f /tmp/console /tmp/a.sock
