@@ -4,6 +4,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use drogher_control::api::GuestState;
+use drogher_migrate::Side;
+use drogher_migrate::status::MigrationStatus;
 use drogher_tests::{LOAD, Migration, Place, Vm, kvm};
 
 /// Migrations in the chain test; the long run takes 200.
@@ -50,8 +52,19 @@ fn several_vcpus_move() -> Result<()> {
         source.progress(3)?;
         let mut destination = place.receive("b", &[], &[])?;
         let report = place.migrate(&source, &destination, &["--verify"])?.expect_moved()?;
-        ensure!(report.verified.is_some_and(|verified| verified.differing == 0));
+        ensure!(report.verified.as_ref().is_some_and(|verified| verified.differing == 0));
         destination.progress(5)?;
+        // What has left one side has come to the other, and both say so.
+        let arrived = destination.status()?.migration;
+        ensure!(arrived.status == MigrationStatus::Completed, "{arrived:?}");
+        ensure!(arrived.drogher.side == Some(Side::Destination), "{arrived:?}");
+        let ram = arrived.ram;
+        let pages = (ram.normal + ram.duplicate, ram.duplicate, arrived.vfio.transferred);
+        ensure!(
+            pages == (report.pages, report.zero_pages, report.device_bytes),
+            "{arrived:?} {report:?}"
+        );
+        ensure!(ram.transferred >= ram.normal_bytes, "{ram:?}");
     }
     Ok(())
 }

@@ -2,6 +2,7 @@
 
 use drogher_control::api::{GuestState, Status};
 use drogher_control::client::Client;
+use drogher_migrate::Side;
 use drogher_migrate::status::MigrationStatus;
 
 use crate::args::ControlArgs;
@@ -71,12 +72,17 @@ fn render(status: &Status) -> String {
     if migration.status != MigrationStatus::None {
         let phase = migration.drogher.phase.map(|phase| format!(", phase {phase}"));
         text += &format!("migration  {:?}{}", migration.status, phase.unwrap_or_default());
-        // The side that receives counts neither; the source's report has them.
-        if migration.ram.transferred > 0 {
+        let (mib, ms) = (migration.ram.transferred >> 20, migration.total_time);
+        if migration.drogher.side == Some(Side::Destination) {
+            text += &format!(
+                ", {mib} MiB arrived in {ms} ms, {} rounds",
+                migration.ram.dirty_sync_count
+            );
+        } else if migration.ram.transferred > 0 {
             text += &format!(
                 ", round {}, {} MiB sent, {} MiB left, forecast {} ms",
                 migration.drogher.round,
-                migration.ram.transferred >> 20,
+                mib,
                 migration.ram.remaining >> 20,
                 migration.expected_downtime,
             );

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::phase::Phase;
+use crate::phase::{Phase, Side};
 
 /// Where a migration stands, in QEMU's words.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,7 +29,7 @@ pub enum MigrationStatus {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct RamStatus {
-    /// Bytes sent.
+    /// Bytes sent, or at the destination received.
     pub transferred: u64,
     /// Bytes still to be sent, as far as known.
     pub remaining: u64,
@@ -69,6 +69,9 @@ pub struct VfioStatus {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct DrogherStatus {
+    /// Which side of it this is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub side: Option<Side>,
     /// The phase.
     pub phase: Option<Phase>,
     /// The round; 0 is the bulk pass.
@@ -95,7 +98,7 @@ pub struct Status {
     pub status: MigrationStatus,
     /// Since it began, or from begin to end.
     pub total_time: u64,
-    /// The downtime, once it is known.
+    /// The downtime, once it is known; only the source knows it.
     pub downtime: u64,
     /// The last forecast.
     pub expected_downtime: u64,

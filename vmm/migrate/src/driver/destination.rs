@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use drogher_iommu_types::PAGE_SIZE;
+
 use super::Env;
 use super::channel::{Channel, stopped};
 use super::contest::{Contest, Holding};
@@ -98,6 +100,7 @@ impl<'a, H: DestinationHost> Incoming<'a, H> {
         let at_us = micros(self.elapsed());
         self.hooks.event(&Event::Phase { phase, round, at_us });
         let rounds = u64::from(round) + 1;
+        self.show_progress();
         self.control.update(|s| {
             s.drogher.round = round;
             s.ram.dirty_sync_count = rounds;
@@ -106,6 +109,22 @@ impl<'a, H: DestinationHost> Incoming<'a, H> {
                 phase if phase.in_switchover() => MigrationStatus::Device,
                 _ => MigrationStatus::Active,
             };
+        });
+    }
+
+    /// Brings the status up to date. The downtime is the source's to say.
+    fn show_progress(&self) {
+        let report = &self.report;
+        let (total, bytes) = (micros(self.elapsed()) / 1000, self.channel.reader.bytes());
+        let normal = report.pages - report.zero_pages;
+        self.control.update(|s| {
+            s.drogher.side = Some(Side::Destination);
+            s.total_time = total;
+            s.ram.transferred = bytes;
+            s.ram.duplicate = report.zero_pages;
+            s.ram.normal = normal;
+            s.ram.normal_bytes = normal * PAGE_SIZE;
+            s.vfio.transferred = report.device_bytes;
         });
     }
 
@@ -139,7 +158,7 @@ impl<'a, H: DestinationHost> Incoming<'a, H> {
         self.report.total_us = micros(self.elapsed());
         self.report.bytes = self.channel.reader.bytes();
         self.event(&Event::Ended { at_us: self.report.total_us });
-        let total = self.report.total_us / 1000;
+        self.show_progress();
         let (status, error) = match &outcome {
             DestinationOutcome::Runs { .. } => (MigrationStatus::Completed, None),
             DestinationOutcome::NotTaken { why } | DestinationOutcome::Lost { why } => {
@@ -153,7 +172,6 @@ impl<'a, H: DestinationHost> Incoming<'a, H> {
         self.control.update(|s| {
             s.status = status;
             s.error_desc = error;
-            s.total_time = total;
         });
         DestinationEnd { outcome, lease, report: std::mem::take(&mut self.report) }
     }

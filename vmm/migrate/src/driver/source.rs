@@ -245,6 +245,7 @@ impl<'a, H: SourceHost> Session<'a, H> {
         let normal = report.pages - report.zero_pages;
         let round = self.round;
         self.control.update(|s| {
+            s.drogher.side = Some(Side::Source);
             s.total_time = total_ms;
             s.downtime = report.downtime.total_us.div_ceil(1000);
             s.ram.transferred = bytes;
