@@ -3,6 +3,10 @@
 mod device;
 mod space;
 
+use std::collections::BTreeSet;
+
+use drogher_iommu_types::plugin::is_called;
+
 use crate::caps::{DeviceCaps, SpaceCaps};
 use crate::costs::Costs;
 use crate::plan::{Plan, Refusal, RefusalCode};
@@ -42,14 +46,23 @@ pub fn plan(spaces: &[SpaceDevices], inputs: Inputs<'_>) -> Result<Vec<Plan>, Ve
 fn rules_about_nobody(spaces: &[SpaceDevices], policy: &Policy) -> Vec<Refusal> {
     let devices = || spaces.iter().flat_map(|(_, devices)| devices);
     let idle = policy.devices.iter().filter(|rule| !devices().any(|device| rule.is_about(device)));
-    idle.map(|rule| Refusal {
-        code: RefusalCode::NoSuchDevice,
-        device: None,
-        reason: format!("A rule names the device {:?}, which is none", rule.device),
-        hint: match devices().map(|device| device.label.as_str()).collect::<Vec<_>>() {
-            labels if labels.is_empty() => "there are no devices; drop the rule".to_owned(),
-            labels => format!("name one of {}, a bb:dd.f, or a plugin", labels.join(", ")),
-        },
+    idle.map(|rule| {
+        let meant = devices().map(|device| device.plugin.as_str());
+        let meant: BTreeSet<_> = meant.filter(|plugin| is_called(plugin, &rule.device)).collect();
+        let known: Vec<_> = devices().map(|device| device.label.as_str()).collect();
+        let (reason, hint) = match (meant.len(), known.is_empty()) {
+            (2.., _) => {
+                let meant: Vec<_> = meant.into_iter().collect();
+                ("several plugins are called", format!("name one of {}", meant.join(", ")))
+            }
+            (_, true) => ("no device is called", "there are none; drop the rule".to_owned()),
+            _ => {
+                let hint = format!("name one of {}, a bb:dd.f, or a plugin", known.join(", "));
+                ("no device is called", hint)
+            }
+        };
+        let reason = format!("A rule is about {:?}, and {reason} so", rule.device);
+        Refusal { code: RefusalCode::NoSuchDevice, device: None, reason, hint }
     })
     .collect()
 }

@@ -2,7 +2,6 @@
 
 use std::str::FromStr;
 
-use drogher_iommu_types::plugin::is_called;
 use serde::{Deserialize, Serialize};
 
 use crate::caps::{DeviceCaps, SpaceCaps};
@@ -233,7 +232,7 @@ impl Policy {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Quirk {
-    /// The plugin's id, or the last part of it.
+    /// The plugin's id, all of it.
     pub plugin: String,
     /// The IOMMU model; `None` for any.
     #[serde(default)]
@@ -257,8 +256,7 @@ impl Quirks {
     pub fn find(&self, device: &DeviceCaps, space: &SpaceCaps) -> Option<&Quirk> {
         self.0.iter().find(|quirk| {
             let model = quirk.iommu_model.as_ref();
-            is_called(&device.plugin, &quirk.plugin)
-                && model.is_none_or(|model| *model == space.iommu_model)
+            quirk.plugin == device.plugin && model.is_none_or(|model| *model == space.iommu_model)
         })
     }
 }

@@ -73,7 +73,8 @@ fn render(status: &Status) -> String {
         let phase = migration.drogher.phase.map(|phase| format!(", phase {phase}"));
         text += &format!("migration  {:?}{}", migration.status, phase.unwrap_or_default());
         let (mib, ms) = (migration.ram.transferred >> 20, migration.total_time);
-        if migration.drogher.side == Some(Side::Destination) {
+        let pages = migration.ram.normal + migration.ram.duplicate;
+        if migration.drogher.side == Some(Side::Destination) && pages > 0 {
             text += &format!(
                 ", {mib} MiB arrived in {ms} ms, {} rounds",
                 migration.ram.dirty_sync_count

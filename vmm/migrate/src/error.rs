@@ -119,12 +119,12 @@ pub enum Error {
     },
     /// More is dirtied than can be sent.
     #[error(
-        "The migration does not converge: {} MiB/s are dirtied and {} MiB/s sent, and the forecast \
+        "The migration does not converge: {:.1} MiB/s are dirtied and {:.1} MiB/s sent, and the forecast \
          downtime stays at {forecast:.1?}, of which {fixed:.1?} depend on no memory, with a limit of \
          {downtime:.1?}; allow more (--downtime-ms, downtime_ms), or have it switch over all the same \
          (--timeout-strategy ignore)",
-        .dirty >> 20,
-        .sent >> 20
+        mib(*.dirty),
+        mib(*.sent)
     )]
     NotConverging {
         /// Dirtied, bytes per second.
@@ -180,6 +180,10 @@ impl Error {
             "use less RAM",
         )]))
     }
+}
+
+fn mib(bytes: u64) -> f64 {
+    bytes as f64 / f64::from(1 << 20)
 }
 
 /// The whole chain of an error, in one line, for the peer and the status.

@@ -362,6 +362,20 @@ fn what_is_refused_and_by_name() {
 }
 
 #[test]
+fn a_short_name_of_several_plugins_is_said_to_be_one() {
+    let other = DeviceCaps { plugin: "other.log".into(), ..logging(2) };
+    let spaces = [(space("s"), vec![logging(1), other])];
+    let of = |name| {
+        let case = Case { rules: vec![(name, "provider=all")], ..Case::default() };
+        case.plan(&spaces).expect_err("refusals")[0].to_string()
+    };
+    let text = of("log");
+    assert!(text.contains("several plugins") && text.contains("other.log, test.log"), "{text}");
+    let text = of("logs");
+    assert!(text.contains("no device") && text.contains("dev1, dev2"), "{text}");
+}
+
+#[test]
 fn a_raw_device_with_a_tracker_of_its_own_is_fine() {
     let plan = Case::default().one(&[raw(logging(1)), raw(pinning(2))]);
     let kinds: Vec<_> = plan.devices.iter().map(|device| device.provider).collect();

@@ -334,7 +334,9 @@ fn a_worker_that_panics() {
 fn a_reset_after_a_workers_panic_makes_the_device_anew() {
     let plugin = hostile_rust();
     let bed = Bed::new();
-    let (device, _neighbour) = pair(&bed, &plugin, "panic:worker-once", generous());
+    let (device, _neighbour) = pair(&bed, &plugin, "", generous());
+    // It may panic before the call has returned.
+    let _ = device.param_set("fault", "panic:worker-once");
     until("the worker's panic is seen", || device.state() == State::Error);
     device.reset().expect("resets");
     device.set_state(State::Running).expect("runs");

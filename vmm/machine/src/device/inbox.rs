@@ -76,7 +76,7 @@ struct State {
     flow: Flow,
     /// The thread is in a call into the device.
     delivering: bool,
-    /// Somebody waits for all to arrive.
+    /// Somebody has found that not all had arrived, and waited.
     #[cfg(test)]
     awaited: bool,
     end: bool,
@@ -194,12 +194,14 @@ impl Inbox {
     /// At `until`: how many writes have not.
     pub fn settle(&self, until: Instant) -> Result<(), usize> {
         let patience = until.saturating_duration_since(Instant::now());
-        #[cfg(test)]
-        {
-            self.lock().awaited = true;
-        }
-        let waited =
-            self.changed.wait_timeout_while(self.lock(), patience, |state| state.waiting() > 0);
+        let waited = self.changed.wait_timeout_while(self.lock(), patience, |state| {
+            let waits = state.waiting() > 0;
+            #[cfg(test)]
+            {
+                state.awaited |= waits;
+            }
+            waits
+        });
         let (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
         match state.waiting() {
             0 => Ok(()),
@@ -218,7 +220,7 @@ impl Inbox {
         self.lock().delivering
     }
 
-    /// Somebody has waited for all to arrive, or does.
+    /// Somebody has waited for what had not arrived, or does.
     #[cfg(test)]
     pub fn awaited(&self) -> bool {
         self.lock().awaited

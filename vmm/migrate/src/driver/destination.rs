@@ -45,6 +45,9 @@ pub fn receive<'a, H: DestinationHost>(
     end
 }
 
+/// How often the status is brought up to date while pages come.
+const SHOW_EVERY: Duration = Duration::from_millis(100);
+
 /// One migration of the destination.
 pub(super) struct Incoming<'a, H: DestinationHost> {
     pub(super) host: &'a mut H,
@@ -59,6 +62,8 @@ pub(super) struct Incoming<'a, H: DestinationHost> {
     pub(super) paused: bool,
     pub(super) verify: bool,
     begin: Duration,
+    /// When the status was last brought up to date between two phases.
+    shown: Duration,
 }
 
 impl<'a, H: DestinationHost> Incoming<'a, H> {
@@ -83,6 +88,7 @@ impl<'a, H: DestinationHost> Incoming<'a, H> {
             paused: false,
             verify: false,
             begin,
+            shown: begin,
         }
     }
 
@@ -110,6 +116,15 @@ impl<'a, H: DestinationHost> Incoming<'a, H> {
                 _ => MigrationStatus::Active,
             };
         });
+    }
+
+    /// The same, unless it was a moment ago: for what happens often.
+    pub(super) fn show_progress_now_and_then(&mut self) {
+        let now = self.channel.now();
+        if now.saturating_sub(self.shown) >= SHOW_EVERY {
+            self.shown = now;
+            self.show_progress();
+        }
     }
 
     /// Brings the status up to date. The downtime is the source's to say.

@@ -177,8 +177,6 @@ impl<H: DestinationHost> Incoming<'_, H> {
         self.channel.record(Tag::Synced, &[&synced.encode()], &[], until)?;
         let mut this = std::mem::take(&mut loader.round);
         this.round = round;
-        self.report.pages += this.pages;
-        self.report.zero_pages += this.zero_pages;
         self.report.rounds.push(this);
         self.event(&Event::Round(this));
         Ok(())
@@ -286,9 +284,6 @@ impl<H: DestinationHost> Incoming<'_, H> {
             self.channel.record(Tag::Loaded, &[], &[], until)?;
             self.compare(loader)?;
         }
-        let this = std::mem::take(&mut loader.round);
-        self.report.pages += this.pages;
-        self.report.zero_pages += this.zero_pages;
         self.reach(Phase::Ready, loader.phase_round);
         Ok(())
     }

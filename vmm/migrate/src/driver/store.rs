@@ -39,9 +39,13 @@ impl<H: DestinationHost> Incoming<'_, H> {
                 }
             }
             let count = pages.end - pages.start;
+            let zeroes = if run.is_zero() { count } else { 0 };
             loader.round.pages += count;
-            loader.round.zero_pages += if run.is_zero() { count } else { 0 };
+            loader.round.zero_pages += zeroes;
+            self.report.pages += count;
+            self.report.zero_pages += zeroes;
         }
+        self.show_progress_now_and_then();
         // In RAM already; but nothing runs before every record was right.
         if hashed && hash != head.hash && !mutant!("page-hash-ignored") {
             return Err(self.channel.stream(WireError::PageHash { at: record.at }));

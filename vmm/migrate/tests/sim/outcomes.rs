@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use drogher_migrate::{
-    Blocker, BlockerCode, DestinationOutcome, Error, SourceOptions, SourceOutcome, TimeoutStrategy,
+    Blocker, BlockerCode, DestinationOutcome, Error, Phase, Side, SourceOptions, SourceOutcome,
+    TimeoutStrategy,
 };
 
 use super::guest::{BUSY, HIGH_PAGES, LOW_PAGES, Load};
@@ -72,6 +73,25 @@ fn a_long_stretch_of_zeroes_is_not_taken_for_silence() {
     let (outcome, report) = ended.source.unwrap();
     assert!(matches!(outcome, SourceOutcome::Moved { confirmed: true }), "{outcome:?}");
     assert!(report.total_us > 20_000_000);
+}
+
+#[test]
+fn a_destination_shows_what_has_come_while_it_comes() {
+    let ended = run(&Setup {
+        prepare: |source, _| source.slow_reads = 200,
+        at: |side, phase, _, destination| {
+            // The bulk pass is over, and no phase of the destination has ended since its first page.
+            if (side, phase) == (Side::Source, Phase::Harvest) {
+                let status = destination.status();
+                let pages = status.ram.normal + status.ram.duplicate;
+                assert!(pages > (LOW_PAGES + HIGH_PAGES) / 2, "{status:?}");
+                assert!(status.ram.transferred > status.ram.normal_bytes, "{status:?}");
+                assert_eq!(status.drogher.side, Some(Side::Destination));
+            }
+        },
+        ..Setup::default()
+    });
+    assert!(ended.world.lock().has_reached(Side::Source, Phase::Harvest));
 }
 
 #[test]
