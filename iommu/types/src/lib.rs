@@ -6,11 +6,13 @@
 mod addr;
 mod bitmap;
 pub mod mutant;
+mod patience;
 pub mod plugin;
 mod runs;
 
 pub use addr::{Gpa, Iova, Oa, PAGE_MASK, PAGE_SHIFT, PAGE_SIZE, PageCount, Rid};
 pub use bitmap::{BitmapError, DirtyBitmap};
+pub use patience::Patience;
 pub use runs::Runs;
 
 #[cfg(test)]

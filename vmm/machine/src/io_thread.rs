@@ -9,8 +9,9 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::mpsc;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{JoinHandle, ThreadId};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use drogher_iommu_types::Patience;
 use event_manager::{
     EventManager, EventOps, Events, MutEventSubscriber, RemoteEndpoint, SubscriberId, SubscriberOps,
 };
@@ -251,7 +252,7 @@ impl IoHandle {
     /// # Errors
     /// A handler still runs at the deadline (the thread then is not parked), or the thread ended.
     pub fn park(&self, deadline: Duration) -> Result<(), IoError> {
-        let until = Instant::now() + deadline;
+        let mut patience = Patience::new(deadline);
         let mut state = self.shared.lock();
         if state.thread == Some(std::thread::current().id()) {
             return Err(IoError::FromHandler);
@@ -266,18 +267,12 @@ impl IoHandle {
             if state.parked {
                 return Ok(());
             }
-            let left = until.saturating_duration_since(Instant::now());
-            if left.is_zero() {
+            if patience.is_over() {
                 state.park = false;
                 self.shared.changed.notify_all();
                 return Err(IoError::Deadline { what: "park", deadline });
             }
-            state = self
-                .shared
-                .changed
-                .wait_timeout(state, left)
-                .unwrap_or_else(PoisonError::into_inner)
-                .0;
+            state = patience.wait(&self.shared.changed, state);
         }
     }
 

@@ -1,4 +1,5 @@
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
 use super::*;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};

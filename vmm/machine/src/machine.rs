@@ -7,10 +7,10 @@
 use std::any::Any;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use drogher_iommu::{Domain, Memory};
-use drogher_iommu_types::{DirtyBitmap, Gpa};
+use drogher_iommu_types::{DirtyBitmap, Gpa, Patience};
 use drogher_migrate::DeviceConfig;
 
 use crate::boot::{self, BootError, Kernel};
@@ -34,6 +34,8 @@ use zerocopy::IntoBytes;
 
 /// Most vCPUs of a machine.
 pub const MAX_CPUS: u8 = 8;
+/// How long a vCPU is waited for that should have stopped before: longer than a plugin may take for an access.
+const LATE_STOP: Duration = Duration::from_secs(5);
 /// How long the console's backlog may take when the machine goes.
 const FLUSH: Duration = Duration::from_secs(1);
 /// Bytes reserved for the saved state of each vCPU, and of the rest: more than any host's extended state
@@ -344,16 +346,24 @@ impl Machine {
     /// # Errors
     /// One still runs after `deadline`: a device's register access hangs. It stops when that ends.
     pub fn pause_vcpus(&self, deadline: Duration) -> Result<(), MachineError> {
-        let until = Instant::now() + deadline;
         self.vcpus.iter().for_each(Vcpu::kick);
-        Ok(self.vcpus.iter().try_for_each(|vcpu| vcpu.wait_parked(until))?)
+        self.wait_parked(deadline)
     }
 
-    /// Starts the vCPUs again after [`pause_vcpus`](Self::pause_vcpus), with new permits.
+    fn wait_parked(&self, deadline: Duration) -> Result<(), MachineError> {
+        let mut patience = Patience::new(deadline);
+        Ok(self.vcpus.iter().try_for_each(|vcpu| vcpu.wait_parked(&mut patience))?)
+    }
+
+    /// Starts the vCPUs again after [`pause_vcpus`](Self::pause_vcpus), with new permits. One that has
+    /// not stopped in time then is on its way, and is waited for.
     ///
     /// # Errors
-    /// As [`start`](Self::start).
+    /// As [`start`](Self::start); or a vCPU has still not stopped.
     pub fn resume<P: Send + 'static>(&self, permits: Vec<P>) -> Result<(), MachineError> {
+        if self.stop_requested() {
+            self.wait_parked(LATE_STOP)?;
+        }
         self.start(permits)
     }
 

@@ -107,6 +107,36 @@ fn a_hanging_register_access_is_an_error_not_a_hang() {
     assert_eq!(permits.out(), 0);
 }
 
+/// As at a rollback: the migration was given up because a vCPU did not stop, and the guest is to go on.
+#[test]
+fn a_vcpu_that_stops_late_goes_on() {
+    if skipped("a_vcpu_that_stops_late_goes_on") {
+        return;
+    }
+    let code = [asm::mov_edx(PORT.into()), asm::IN_EAX.to_vec(), asm::SPIN.to_vec()].concat();
+    let guest = machine(&code, ConsoleConfig::None);
+    let (release, held) = std::sync::mpsc::channel::<()>();
+    let held = std::sync::Mutex::new(held);
+    let port = TestPort::new(move |_| {
+        let _ = held.lock().expect("not poisoned").recv_timeout(LONG);
+    });
+    guest.vm().claim_pio(PORT..PORT + 4, port.clone()).expect("a free port");
+    let permits = Permits::default();
+    guest.start(permits.give(1)).expect("it starts");
+    until("the access", || port.reads() == 1);
+    guest.pause_vcpus(Duration::ZERO).expect_err("it hangs in the access");
+    std::thread::scope(|scope| {
+        let resumed = scope.spawn(|| guest.resume(permits.give(1)));
+        std::thread::sleep(Duration::from_millis(50));
+        assert!(!resumed.is_finished(), "it waits");
+        release.send(()).expect("the device waits");
+        resumed.join().expect("no panic").expect("it goes on");
+    });
+    assert!(!guest.is_parked() && permits.out() == 1);
+    guest.pause_vcpus(LONG).expect("it stops");
+    assert_eq!(permits.out(), 0);
+}
+
 #[test]
 fn unclaimed_reads_are_all_ones() {
     if skipped("unclaimed_reads_are_all_ones") {

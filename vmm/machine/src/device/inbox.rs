@@ -7,8 +7,9 @@
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use drogher_iommu_types::Patience;
 use drogher_plugin_host::{PeerWrite, State as DeviceState};
 
 use super::function::PciDevice;
@@ -180,9 +181,11 @@ impl Inbox {
 
     /// Waits for the call at hand, but for no longer than a call may take.
     fn idle(&self, state: MutexGuard<'_, State>) {
-        let waited =
-            self.changed.wait_timeout_while(state, ACCESS_DEADLINE, |state| state.delivering);
-        let (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        let mut patience = Patience::new(ACCESS_DEADLINE);
+        let mut state = state;
+        while state.delivering && !patience.is_over() {
+            state = patience.wait(&self.changed, state);
+        }
         if state.delivering {
             tracing::warn!("a write of another device is still under way");
         }
@@ -191,18 +194,16 @@ impl Inbox {
     /// Waits until everything has arrived, the last call returned.
     ///
     /// # Errors
-    /// At `until`: how many writes have not.
-    pub fn settle(&self, until: Instant) -> Result<(), usize> {
-        let patience = until.saturating_duration_since(Instant::now());
-        let waited = self.changed.wait_timeout_while(self.lock(), patience, |state| {
-            let waits = state.waiting() > 0;
+    /// When the patience is over: how many writes have not.
+    pub fn settle(&self, patience: &mut Patience) -> Result<(), usize> {
+        let mut state = self.lock();
+        while state.waiting() > 0 && !patience.is_over() {
             #[cfg(test)]
             {
-                state.awaited |= waits;
+                state.awaited = true;
             }
-            waits
-        });
-        let (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
+            state = patience.wait(&self.changed, state);
+        }
         match state.waiting() {
             0 => Ok(()),
             waiting => Err(waiting),

@@ -9,9 +9,9 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use drogher_iommu_types::mutant;
+use drogher_iommu_types::{Patience, mutant};
 use drogher_migrate::{Blocker, BlockerCode};
 use drogher_plugin_host::{PeerWrite, State};
 
@@ -165,9 +165,9 @@ impl DeviceSet {
 
     /// [`grace`](Self::grace) of another length.
     pub(super) fn grace_of(&self, longest: Duration) -> Result<(), DeviceError> {
-        let until = Instant::now() + longest;
+        let mut patience = Patience::new(longest);
         super::phases::all(self.devices(), |device| {
-            let settled = device.inbox.get().map_or(Ok(()), |inbox| inbox.settle(until));
+            let settled = device.inbox.get().map_or(Ok(()), |inbox| inbox.settle(&mut patience));
             settled.map_err(|writes| DeviceError::Grace {
                 device: device.label().into(),
                 writes,

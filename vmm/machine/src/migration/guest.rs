@@ -288,7 +288,7 @@ impl Guest {
     fn start_vcpus(&self, permits: &Permits) -> Result<(), GuestError> {
         let each = (0..self.machine.cpus()).map(|_| permits.borrow());
         let each = each.collect::<Result<Vec<_>, _>>().map_err(GuestError::Lease)?;
-        Ok(self.machine.start(each)?)
+        Ok(self.machine.resume(each)?)
     }
 
     /// Stops the vCPUs on the user's wish. Devices finish what they were asked for.

@@ -3,7 +3,8 @@
 use std::any::Any;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+
+use drogher_iommu_types::Patience;
 
 /// Held while a vCPU may run the guest, and dropped when it has left it for good: the right to run.
 pub type Permit = Box<dyn Any + Send>;
@@ -92,16 +93,14 @@ impl Control {
         self.changed.notify_all();
     }
 
-    /// Waits until the thread is not running; false if it still is at `until`.
-    pub fn wait_parked(&self, until: Instant) -> bool {
+    /// Waits until the thread is not running; false if it still is when the patience is over.
+    pub fn wait_parked(&self, patience: &mut Patience) -> bool {
         let mut state = self.lock();
         while state.running && !state.ended {
-            let left = until.saturating_duration_since(Instant::now());
-            if left.is_zero() {
+            if patience.is_over() {
                 return false;
             }
-            state =
-                self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+            state = patience.wait(&self.changed, state);
         }
         true
     }

@@ -13,8 +13,8 @@ pub mod tsc;
 
 use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
 use std::thread::JoinHandle;
-use std::time::Instant;
 
+use drogher_iommu_types::Patience;
 use kvm_bindings::Xsave;
 use kvm_ioctls::VcpuFd;
 
@@ -172,9 +172,9 @@ impl Vcpu {
     /// Waits until it is parked: out of the guest, no access pending, its permit dropped.
     ///
     /// # Errors
-    /// It still runs at `until`.
-    pub fn wait_parked(&self, until: Instant) -> Result<(), VcpuError> {
-        if self.shared.control.wait_parked(until) {
+    /// It still runs when the patience is over.
+    pub fn wait_parked(&self, patience: &mut Patience) -> Result<(), VcpuError> {
+        if self.shared.control.wait_parked(patience) {
             Ok(())
         } else {
             Err(VcpuError::NotStopped { id: self.id() })
